@@ -1,0 +1,275 @@
+"""What a use case declares: entities, event logs, features, request fields, gate rules.
+
+Frozen data classes and nothing else: this module imports no framework, so the server, the
+Flyte tasks and Feast all derive their view of a use case from the same objects.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from feature_repo.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    Column = np.ndarray[tuple[int], np.dtype[Any]]
+
+Aggregation = Literal["count", "sum", "mean", "last"]
+Task = Literal["binary", "regression"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entity:
+    """What a feature is about. ``keys`` are columns of the event logs and fields of a request."""
+
+    name: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventLog:
+    """Facts with the instant each happened and the instant each could first be known.
+
+    ``sql`` is one SELECT in Spark's dialect over the use case's raw tables. It yields the key
+    columns of every entity that reads the log, ``event_timestamp`` and ``available_at`` (UTC
+    timestamps), the columns of ``tie_break`` and the value columns. A feature view (one entity
+    over one log) whose row is older than ``ttl`` at the tick reads as missing.
+    """
+
+    name: str
+    sql: str
+    tie_break: tuple[str, ...]
+    ttl: timedelta
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureSpec:
+    """One feature, declared once; SQL, Pandera columns and Feast fields derive from it.
+
+    ``value`` and ``weight`` name columns of the log. At tick T a feature sees the events with
+    ``available_at`` in (T - window, T]; ``window=None`` means all up to T.
+
+    * ``count``: events whose value is not null; ``sum``: sum of value
+    * ``mean``: sum(value * weight) / sum(weight), null when the weights sum to zero
+    * ``last``: the last value to become known that is not null (no window); ties are broken
+      by ``available_at``, then ``event_timestamp``, then the log's tie-break columns
+
+    ``as_age=True``: the value is an instant in epoch seconds, and the model reads the minutes
+    from it to the tick. ``default`` replaces a null before the model; with ``None`` the
+    training mean does, and a missing indicator says so. ``bounds`` are those of the stored
+    value, in the value's unit.
+    """
+
+    name: str
+    entity: Entity
+    log: EventLog
+    value: str
+    aggregation: Aggregation
+    window: timedelta | None = None
+    weight: str | None = None
+    as_age: bool = False
+    default: float | None = None
+    bounds: tuple[float, float] = (float("-inf"), float("inf"))
+    description: str = ""
+
+    @property
+    def view(self) -> str:
+        """Name of the feature view that stores this feature."""
+        return f"{self.entity.name}_{self.log.name}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestField:
+    """A fact that the caller states: an entity key or a request-time field.
+
+    ``model_input=False`` keeps a field out of the model (it only identifies or derives).
+    Strings are categorical inputs, numbers are numeric ones; a timestamp is never an input.
+    """
+
+    name: str
+    dtype: Literal["string", "number", "timestamp"]
+    model_input: bool = True
+    bounds: tuple[float, float] = (float("-inf"), float("inf"))
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DerivedInput:
+    """A model input computed from request fields, by the same function offline and online.
+
+    ``function`` takes the request's columns (numpy arrays of length n; timestamps are
+    ``datetime64[s]`` in UTC) and returns n values: numbers, or strings when categorical.
+    """
+
+    name: str
+    function: Callable[[Mapping[str, Column]], Column]
+    categorical: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateRule:
+    """One rule of the gate, as data. ``metric`` is a dotted path into the evaluation.
+
+    ``>=`` and ``<=`` compare it with ``limit``. A rule on a metric that the evaluation lacks
+    fails, unless ``optional`` (for example a comparison with a champion when there is none).
+    """
+
+    name: str
+    metric: str
+    operator: Literal[">=", "<="]
+    limit: float
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputShape:
+    """What a network is built for: numeric inputs, then the size of each categorical one."""
+
+    numeric: int
+    cardinalities: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelBuilder:
+    """A user's own network. Import torch inside the functions, not beside them.
+
+    ``network(shape, options)`` returns a module whose ``forward(numeric, categorical)`` takes
+    float32 [n, shape.numeric] and int64 [n, len(shape.cardinalities)] and returns raw scores
+    [n]. ``loss(raw, target)`` returns one loss per row [n]. ``export(module, path)`` writes an
+    ONNX graph with inputs ``numeric`` and ``categorical``, output ``prediction`` [n] and a
+    dynamic batch; ``None`` takes the platform's exporter.
+    """
+
+    name: str
+    network: Callable[[InputShape, Mapping[str, float]], torch.nn.Module]
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    export: Callable[[torch.nn.Module, Path], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureView:
+    """The features of one entity over one event log: one stored table, one Feast view."""
+
+    name: str
+    entity: Entity
+    log: EventLog
+    features: tuple[FeatureSpec, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UseCase:
+    """Everything that makes one prediction problem, and nothing about how it is run.
+
+    ``requests_sql`` (Spark's dialect, over the raw tables) yields one row a request that could
+    have been made: ``request_id`` (unique string), ``prediction_time`` and ``event_time``
+    (UTC; splits go by the latter), every field of ``fields``, ``label`` (double, null when
+    there is none) and ``label_available_at``. ``tick`` and ``lag`` are the tick rule of
+    ``feature_repo.ticks``. ``stale_after``: how far the online store may lie behind the
+    request's tick before ``stale_policy`` applies.
+    """
+
+    name: str
+    description: str
+    owner: str
+    task: Task
+    label: str
+    unit: str
+    intended_use: str
+    limitations: str
+    tables: tuple[str, ...]
+    requests_sql: str
+    fields: tuple[RequestField, ...]
+    derived: tuple[DerivedInput, ...]
+    features: tuple[FeatureSpec, ...]
+    slices: tuple[str, ...]
+    gate: tuple[GateRule, ...]
+    tick: timedelta = timedelta(minutes=15)
+    lag: timedelta = timedelta(minutes=5)
+    stale_after: timedelta = timedelta(minutes=30)
+    stale_policy: Literal["refuse", "serve"] = "refuse"
+    quarantine_limit: float = 0.05
+    threshold: float = 0.5
+    model: ModelBuilder | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """Feature views, in the order of their first feature."""
+        grouped: dict[str, list[FeatureSpec]] = {}
+        for spec in self.features:
+            grouped.setdefault(spec.view, []).append(spec)
+        return tuple(
+            FeatureView(name=name, entity=specs[0].entity, log=specs[0].log, features=tuple(specs))
+            for name, specs in grouped.items()
+        )
+
+    @property
+    def declaration(self) -> str:
+        """Digest of what a model reads and answers: the feature service's version.
+
+        Functions count with their code (comments apart), so a server whose derived inputs
+        differ from those that a model was trained on can tell.
+        """
+        served = (
+            self.name, self.task, self.label, self.requests_sql, self.fields, self.derived,
+            self.features, self.tick, self.lag,
+        )  # fmt: skip
+        return hashlib.sha256(_canonical(served).encode()).hexdigest()
+
+
+def _check(use_case: UseCase) -> None:
+    """Refuse declarations that cannot work.
+
+    Raises:
+        DeclarationError: duplicate names, a feature whose entity key no request field states,
+            a window that is not a whole number of ticks, a window on ``last``.
+    """
+    where = f"use case {use_case.name!r}"
+    stated = {f.name for f in use_case.fields}
+    names = [*stated, *(d.name for d in use_case.derived), *(f.name for f in use_case.features)]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        raise DeclarationError(f"{where}: the name {name!r} is declared twice; rename one of them")
+    for slice_ in set(use_case.slices) - stated - {"month"}:
+        raise DeclarationError(f"{where}: slice {slice_!r} is no request field; declare it first")
+    for spec in use_case.features:
+        for key in set(spec.entity.keys) - stated:
+            raise DeclarationError(
+                f"{where}, feature {spec.name!r}: entity {spec.entity.name!r} needs the key "
+                f"{key!r}, which no request field states; add it to fields"
+            )
+        if spec.aggregation == "last" and spec.window is not None:
+            raise DeclarationError(
+                f"{where}, feature {spec.name!r}: 'last' takes no window; drop it, or set a ttl"
+            )
+        if spec.window is not None and (
+            spec.window < use_case.tick or spec.window % use_case.tick != timedelta(0)
+        ):
+            raise DeclarationError(
+                f"{where}, feature {spec.name!r}: window {spec.window} is not a whole number of "
+                f"ticks of {use_case.tick}; choose a multiple of the tick"
+            )
+
+
+def _canonical(value: Any) -> str:
+    """A text that is equal exactly when two declarations are equal."""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{f.name}={_canonical(getattr(value, f.name))}" for f in fields(value))
+        return f"{type(value).__name__}({','.join(parts)})"
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_canonical, value))}]"
+    if callable(value):
+        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(value))))
+    return repr(value)

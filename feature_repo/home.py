@@ -1,0 +1,135 @@
+"""Where state lives, and the one place that reads the environment.
+
+On a laptop everything is in one folder, ``.airworthy`` (``AIRWORTHY_HOME``). On a cluster the
+same variable names a volume that the pods share, and the others point at services. Nothing
+here acts at import, and every file is written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from feature_repo.errors import StateError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Home:
+    """The folder that holds tables, stores, models, ledger and reports of one installation."""
+
+    root: Path
+
+    @property
+    def id(self) -> str:
+        """Identity of this home, made once. Deleting the folder makes a new one, so that no
+        cached result can point into a folder that is gone."""
+        path = self.root / "home-id"
+        if not path.exists():
+            with self.lock("home"):
+                if not path.exists():
+                    write_atomically(path, uuid.uuid4().hex.encode())
+        return path.read_text()
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the home; its parent folders are made."""
+        path = self.root.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def lock(self, name: str, timeout: float = 600.0) -> Iterator[None]:
+        """Hold the home's named lock, across processes; released when the holder dies.
+
+        Raises:
+            StateError: not had within ``timeout`` seconds.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path("locks", f"{name}.lock"), timeout=timeout):
+                yield
+        except Timeout as exc:
+            raise StateError(
+                f"lock {name!r} of {self.root} was not free within {timeout:.0f} s; another run "
+                "holds it: wait for it, or stop it"
+            ) from exc
+
+
+def open_home(root: str = "") -> Home:
+    """The home at ``root``, else at ``$AIRWORTHY_HOME``, else ``.airworthy`` here."""
+    where = Path(root or os.environ.get("AIRWORTHY_HOME", ".airworthy")).resolve()
+    where.mkdir(parents=True, exist_ok=True)
+    return Home(root=where)
+
+
+def tracking_uri(home: Home) -> str:
+    """MLflow's tracking and registry address: ``$MLFLOW_TRACKING_URI``, else the home's sqlite."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.path('mlflow.db')}"
+
+
+def signing_key_path() -> Path | None:
+    """Private key (PEM, ed25519) of ``$AIRWORTHY_SIGNING_KEY``; None: the development key."""
+    value = os.environ.get("AIRWORTHY_SIGNING_KEY")
+    return Path(value) if value else None
+
+
+def trusted_keys_path() -> Path | None:
+    """Folder of public keys (``*.pem``) that ``$AIRWORTHY_TRUSTED_KEYS`` names."""
+    value = os.environ.get("AIRWORTHY_TRUSTED_KEYS")
+    return Path(value) if value else None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` so that a reader, and a reboot, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``path`` when the block ends well.
+
+    If another process put ``path`` there meanwhile, theirs stays: use it for content-addressed
+    folders only.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if not path.exists():
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.exists():
+                    raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file below ``folder``, by its path relative to it, in order of path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in files}
+
+
+def digest_of(digests: dict[str, str]) -> str:
+    """One sha256 for a set of named digests (the subject digest of a folder)."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
