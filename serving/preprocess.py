@@ -87,7 +87,7 @@ class Preprocessor:
 
     def to_json(self) -> str:
         """The fitted values as a JSON text."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Preprocessor:

@@ -46,7 +46,7 @@ def code_version(*modules: str, libraries: tuple[str, ...] = ()) -> str:
 
 
 def source_version() -> str:
-    """Version of the whole code: the digest of our packages, and git's commit where there is one."""
+    """Digest of all our packages, and git's commit where there is one."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,
