@@ -85,6 +85,12 @@ def trusted_keys_path() -> Path | None:
     return Path(value) if value else None
 
 
+def development_key_allowed() -> bool:
+    """Whether ``$AIRWORTHY_ALLOW_DEVELOPMENT_KEY`` lets development keys count; never in a
+    cluster."""
+    return os.environ.get("AIRWORTHY_ALLOW_DEVELOPMENT_KEY", "").lower() in {"1", "true", "yes"}
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that a reader, and a reboot, sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,70 @@
+"""From request columns to predictions: the one path that server, evaluation and scoring share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+
+from feature_repo.errors import StateError
+from feature_repo.inputs import model_inputs
+from serving.artifact import MODEL, PREPROCESS
+from serving.preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from feature_repo.contract import Column, UseCase
+
+_CHUNK = 8192
+
+
+class Predictor:
+    """ONNX graph and preprocessing of one model directory (whose certificate others checked).
+
+    Raises:
+        StateError: a file is missing, or is no graph or preprocessing.
+    """
+
+    def __init__(self, use_case: UseCase, model_dir: Path) -> None:
+        self.use_case = use_case
+        try:
+            text = (model_dir / PREPROCESS).read_text()
+            self._preprocessor = Preprocessor.from_json(text)
+            self._session = _session(model_dir / MODEL)
+        except Exception as exc:  # onnxruntime raises classes of its own, without a public root
+            raise StateError(
+                f"the model in {model_dir} cannot be loaded ({exc}); export it again"
+            ) from exc
+        self._names = {i.name for i in self._session.get_inputs()}
+
+    def predict(self, columns: Mapping[str, Column]) -> Column:
+        """Predictions float64 [n] from columns [n]: request fields, stored features, ``tick``.
+
+        Timestamps are ``datetime64[s]`` in UTC; a missing feature is NaN. A probability is
+        calibrated; a regression is in the label's unit.
+        """
+        numeric, categorical = self._preprocessor.transform(model_inputs(self.use_case, columns))
+        parts = [
+            self._forward(numeric[i : i + _CHUNK], categorical[i : i + _CHUNK])
+            for i in range(0, len(numeric), _CHUNK)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _forward(self, numeric: Column, categorical: Column) -> Column:
+        feed = {"numeric": numeric, "categorical": categorical}
+        (answer,) = self._session.run(
+            ["prediction"], {n: feed[n] for n in feed if n in self._names}
+        )
+        return np.asarray(answer, dtype=np.float64).reshape(-1)
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    """One thread, in order: a small graph gains nothing from more, and a pod counts its CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    return onnxruntime.InferenceSession(
+        path.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
