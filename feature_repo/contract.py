@@ -146,15 +146,16 @@ class ModelBuilder:
 
     ``network(shape, options)`` returns a module whose ``forward(numeric, categorical)`` takes
     float32 [n, shape.numeric] and int64 [n, len(shape.cardinalities)] and returns raw scores
-    [n]. ``loss(raw, target)`` returns one loss per row [n]. ``export(module, path)`` writes an
-    ONNX graph with inputs ``numeric`` and ``categorical``, output ``prediction`` [n] and a
-    dynamic batch; ``None`` takes the platform's exporter.
+    [n]. ``loss(raw, target)`` returns one loss per row [n]; a regression's target is
+    standardised. ``export(module, shape, path)`` writes an ONNX graph with inputs ``numeric``
+    and ``categorical``, output ``prediction`` [n] and a dynamic batch; ``None`` takes the
+    platform's exporter.
     """
 
     name: str
     network: Callable[[InputShape, Mapping[str, float]], torch.nn.Module]
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    export: Callable[[torch.nn.Module, Path], None] | None = None
+    export: Callable[[torch.nn.Module, InputShape, Path], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

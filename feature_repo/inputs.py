@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from feature_repo.contract import UseCase
 
-Column = np.ndarray[tuple[int], np.dtype[Any]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +38,13 @@ def input_columns(use_case: UseCase) -> Inputs:
     )
 
 
-def model_inputs(use_case: UseCase, columns: Mapping[str, Column]) -> dict[str, Column]:
+def model_inputs(use_case: UseCase, columns: Mapping[str, Array]) -> dict[str, Array]:
     """Columns of the model's inputs, n values each: float64 (NaN: missing) or strings.
 
     ``columns`` holds the request's fields, the stored features (float64, NaN: missing) and
     ``tick`` (``datetime64[s]``, UTC). Instants become their age at the tick in minutes.
     """
-    inputs: dict[str, Column] = {f.name: columns[f.name] for f in use_case.fields if f.model_input}
+    inputs: dict[str, Array] = {f.name: columns[f.name] for f in use_case.fields if f.model_input}
     for derived in use_case.derived:
         inputs[derived.name] = derived.function(columns)
     tick_seconds = columns["tick"].astype("datetime64[s]").astype(np.int64)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from feature_repo.contract import InputShape
-from feature_repo.inputs import Inputs
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from feature_repo.inputs import Array, Inputs
 
 UNKNOWN = 0  # category code of a value that the training part never held
 CLIP = 6.0  # standard deviations; an outlier must not drive a network out of its range

@@ -58,3 +58,23 @@ class Verdict:
     value: float
     passed: bool
     note: str
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyper-parameters of a training run.
+
+    ``batch_size`` is the global batch, over all ranks. ``patience``: epochs without a better
+    validation loss before training stops. ``width``, ``layers`` and ``dropout`` shape the
+    platform's MLP; a use case's own builder may read them too.
+    """
+
+    epochs: int = 10
+    batch_size: int = 1024
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    width: int = 192
+    layers: int = 3
+    dropout: float = 0.15
+    patience: int = 2
+    seed: int = 20130101

@@ -1,0 +1,277 @@
+"""The training function: plain PyTorch, the same under one process, local ranks or nodes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import distributed, nn
+
+from feature_repo.errors import TrainingError
+from feature_repo.inputs import Array, input_columns, model_inputs
+from feature_repo.tables import Table, read_table
+from serving.network import builder_of
+from serving.preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from feature_repo.contract import UseCase
+    from tasks.types import TrainingConfig
+
+VALIDATION_BATCH = 16_384
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Rows of one split, resident in memory: [n, d], [n, k] and [n] tensors."""
+
+    numeric: torch.Tensor
+    categorical: torch.Tensor
+    target: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """Mean losses per row after one pass over the training part."""
+
+    epoch: int
+    training_loss: float
+    validation_loss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """A trained network and all that is needed to serve and to repeat it."""
+
+    network: nn.Module
+    preprocessor: Preprocessor
+    slope: float
+    intercept: float
+    curve: list[Epoch]
+    best_epoch: int
+    training_rows: int
+    validation_rows: int
+
+
+def columns_of(use_case: UseCase, table: Table, split: str) -> tuple[dict[str, Array], Array]:
+    """Columns (as ``model_inputs`` reads them) and labels [n] of one split's labelled rows."""
+    import pyarrow.compute as pc
+
+    rows = read_table(table)
+    rows = rows.filter(pc.and_(pc.equal(rows["split"], split), pc.is_valid(rows["label"])))
+    columns = {}
+    for name in ("tick", *(f.name for f in use_case.fields), *(s.name for s in use_case.features)):
+        values = rows[name].to_numpy(zero_copy_only=False)
+        columns[name] = values.astype("datetime64[s]") if values.dtype.kind == "M" else values
+    return columns, rows["label"].to_numpy().astype(np.float64)
+
+
+def fit(
+    use_case: UseCase, table: Table, config: TrainingConfig, say: Callable[[str], None]
+) -> Fitted:
+    """Train on split ``training``, stop early and calibrate on split ``validation``.
+
+    Under torch's elastic launcher every rank takes its share of each global batch, and the
+    gradient is that of the global batch's mean loss, whatever the number of ranks.
+
+    Raises:
+        TrainingError: a split without rows, or a loss that is not finite.
+    """
+    with _process_group() as (rank, world):
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+        preprocessor, training, validation, scale = _parts(use_case, table)
+        builder = builder_of(use_case)
+        network = builder.network(preprocessor.shape, asdict(config))
+        curve = list(_epochs(network, builder.loss, training, validation, config, rank, world, say))
+        best = min(curve, key=lambda epoch: epoch[0].validation_loss)
+        network.load_state_dict(best[1])
+        binary = use_case.task == "binary"
+        slope, intercept = _calibrate(_scores(network, validation), validation.target, binary)
+        if not binary:
+            slope, intercept = slope * scale[1], intercept * scale[1] + scale[0]
+        return Fitted(
+            network=network,
+            preprocessor=preprocessor,
+            slope=slope,
+            intercept=intercept,
+            curve=[epoch for epoch, _ in curve],
+            best_epoch=best[0].epoch,
+            training_rows=len(training),
+            validation_rows=len(validation),
+        )
+
+
+@contextmanager
+def _process_group() -> Iterator[tuple[int, int]]:
+    """Rank and world size; joins the group that torch's launcher describes, if there is one."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 0, 1
+        return
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield distributed.get_rank(), world
+    finally:
+        distributed.destroy_process_group()
+
+
+def _parts(use_case: UseCase, table: Table) -> tuple[Preprocessor, Part, Part, tuple[float, float]]:
+    """Fitted preprocessor, both parts, and (mean, deviation) of a regression's target."""
+    columns, labels = columns_of(use_case, table, "training")
+    late_columns, late_labels = columns_of(use_case, table, "validation")
+    for name, rows in (("training", labels), ("validation", late_labels)):
+        if not len(rows):
+            raise TrainingError(
+                f"{use_case.name}: split {name!r} has no labelled row; widen the split dates"
+            )
+    inputs = model_inputs(use_case, columns)
+    preprocessor = Preprocessor.fit(input_columns(use_case), inputs)
+    regression = use_case.task == "regression"
+    scale = (float(labels.mean()), float(labels.std()) or 1.0) if regression else (0.0, 1.0)
+
+    def part(values: dict[str, Array], target: Array) -> Part:
+        numeric, categorical = preprocessor.transform(values)
+        scaled = ((target - scale[0]) / scale[1]).astype(np.float32)
+        return Part(
+            numeric=torch.from_numpy(numeric),
+            categorical=torch.from_numpy(categorical),
+            target=torch.from_numpy(scaled),
+        )
+
+    validation = part(model_inputs(use_case, late_columns), late_labels)
+    return preprocessor, part(inputs, labels), validation, scale
+
+
+def _epochs(
+    network: nn.Module,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    training: Part,
+    validation: Part,
+    config: TrainingConfig,
+    rank: int,
+    world: int,
+    say: Callable[[str], None],
+) -> Iterator[tuple[Epoch, dict[str, torch.Tensor]]]:
+    """Train an epoch at a time; yields its losses and weights until patience runs out."""
+    model = nn.parallel.DistributedDataParallel(network) if world > 1 else network
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    steps = math.ceil(len(training) / config.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.learning_rate, total_steps=steps * config.epochs
+    )
+    shuffle = torch.Generator().manual_seed(config.seed)
+    best, waited = math.inf, 0
+    for number in range(1, config.epochs + 1):
+        network.train()
+        order = torch.randperm(len(training), generator=shuffle)
+        total = torch.zeros(())
+        for batch in order.split(config.batch_size):
+            rows = batch[rank::world]
+            raw = model(training.numeric[rows], training.categorical[rows])
+            # DDP averages over ranks, so each rank's sum is divided by the global batch's
+            # rows and multiplied by the ranks: the gradient of the global mean.
+            value = loss(raw, training.target[rows]).sum() * world / len(batch)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            schedule.step()
+            total += value.detach() * len(batch) / world
+        epoch = Epoch(
+            epoch=number,
+            training_loss=_sum_over_ranks(total, world) / len(training),
+            validation_loss=float(loss(_scores(network, validation), validation.target).mean()),
+        )
+        _refuse_divergence(epoch, config)
+        if rank == 0:
+            say(
+                f"epoch {number}/{config.epochs}: training loss {epoch.training_loss:.4f}, "
+                f"validation loss {epoch.validation_loss:.4f}"
+            )
+        yield epoch, {k: v.detach().clone() for k, v in network.state_dict().items()}
+        waited = 0 if epoch.validation_loss < best else waited + 1
+        best = min(best, epoch.validation_loss)
+        if waited > config.patience:
+            break
+
+
+def _sum_over_ranks(value: torch.Tensor, world: int) -> float:
+    if world > 1:
+        distributed.all_reduce(value)
+    return float(value)
+
+
+def _refuse_divergence(epoch: Epoch, config: TrainingConfig) -> None:
+    if not (math.isfinite(epoch.training_loss) and math.isfinite(epoch.validation_loss)):
+        raise TrainingError(
+            f"epoch {epoch.epoch}: the loss is not finite (training {epoch.training_loss}, "
+            f"validation {epoch.validation_loss}); lower learning_rate, now {config.learning_rate}"
+        )
+
+
+def _scores(network: nn.Module, part: Part) -> torch.Tensor:
+    """Raw scores [n] without gradients or dropout."""
+    network.eval()
+    with torch.no_grad():
+        parts = zip(
+            part.numeric.split(VALIDATION_BATCH),
+            part.categorical.split(VALIDATION_BATCH),
+            strict=True,
+        )
+        return torch.cat([network(numeric, categorical) for numeric, categorical in parts])
+
+
+def _calibrate(raw: torch.Tensor, target: torch.Tensor, binary: bool) -> tuple[float, float]:
+    """Slope and intercept that fit raw scores to the validation part's targets.
+
+    Binary: Platt scaling (Platt 1999) by L-BFGS. Regression: least squares.
+    """
+    scores, labels = raw.double(), target.double()
+    if not binary:
+        centred = scores - scores.mean()
+        slope = float((centred * labels).sum() / (centred * centred).sum().clamp_min(1e-12))
+        return slope, float(labels.mean()) - slope * float(scores.mean())
+    weights = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.binary_cross_entropy_with_logits(
+            weights[0] * scores + weights[1], labels
+        )
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return float(weights[0].detach()), float(weights[1].detach())
+
+
+def save(fitted: Fitted, config: TrainingConfig, folder: Path) -> None:
+    """Write weights (safetensors), preprocessing and the record of the training."""
+    from safetensors.torch import save_file
+
+    weights = {k: v.contiguous() for k, v in fitted.network.state_dict().items()}
+    save_file(weights, folder / "weights.safetensors")
+    (folder / "preprocess.json").write_text(fitted.preprocessor.to_json())
+    record = {
+        "config": asdict(config),
+        "slope": fitted.slope,
+        "intercept": fitted.intercept,
+        "best_epoch": fitted.best_epoch,
+        "training_rows": fitted.training_rows,
+        "validation_rows": fitted.validation_rows,
+        "curve": [asdict(epoch) for epoch in fitted.curve],
+    }
+    (folder / "training.json").write_text(json.dumps(record, indent=1, sort_keys=True))

@@ -1,0 +1,16 @@
+"""What is fixed when the tasks are registered: images, nodes, GPUs, pod volumes.
+
+``pyflyte register`` and ``package`` read these variables once; a launch cannot change them.
+"""
+
+import os
+
+from flytekit import Resources
+
+NODES = int(os.environ.get("AIRWORTHY_NODES", "2"))
+RANKS_PER_NODE = int(os.environ.get("AIRWORTHY_RANKS_PER_NODE", "1"))
+GPUS_PER_NODE = os.environ.get("AIRWORTHY_GPUS_PER_NODE", "")
+
+SMALL = Resources(cpu="1", mem="2Gi")
+DATA = Resources(cpu="2", mem="6Gi")
+TRAINING = Resources(cpu="2", mem="6Gi", gpu=GPUS_PER_NODE or None)

@@ -1,0 +1,37 @@
+"""The first step of every execution: where its state lives, and what it is called."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from flytekit import current_context, task
+
+from feature_repo.home import open_home
+from tasks.resources import SMALL
+from tasks.types import State
+
+
+class Opened(NamedTuple):
+    """The home, the execution's id and when it began (ISO, UTC)."""
+
+    state: State
+    execution: str
+    began: str
+
+
+@task(requests=SMALL, retries=2)
+def open_state() -> Opened:
+    """Open the home that ``AIRWORTHY_HOME`` names and give the execution its id.
+
+    On a cluster the id is Flyte's; a local run has none of its own, so it gets a fresh one.
+    """
+    home = open_home()
+    began = datetime.now(timezone.utc)
+    execution = current_context().execution_id
+    name = f"{execution.project}:{execution.domain}:{execution.name}" if execution else ""
+    if not name or name.endswith(":local"):
+        name = f"local-{began:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    print(f"[open] home {home.root}, execution {name}", flush=True)
+    return Opened(State(str(home.root), home.id), name, began.isoformat())
