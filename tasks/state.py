@@ -30,8 +30,8 @@ def open_state() -> Opened:
     home = open_home()
     began = datetime.now(timezone.utc)
     execution = current_context().execution_id
-    name = f"{execution.project}:{execution.domain}:{execution.name}" if execution else ""
-    if not name or name.endswith(":local"):
+    name = f"{execution.project}:{execution.domain}:{execution.name}"
+    if execution.domain == "local":
         name = f"local-{began:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     print(f"[open] home {home.root}, execution {name}", flush=True)
     return Opened(State(str(home.root), home.id), name, began.isoformat())

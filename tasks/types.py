@@ -78,3 +78,13 @@ class TrainingConfig:
     dropout: float = 0.15
     patience: int = 2
     seed: int = 20130101
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Rows of a training set by part; ``unused`` have no label, or lie between the parts."""
+
+    training: int
+    validation: int
+    test: int
+    unused: int

@@ -1,0 +1,166 @@
+"""Raw tables to features to a training set, joined as of each request's tick."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from flytekit import task
+
+from feature_repo.errors import SkewError, TrainingError
+from feature_repo.registry import get_use_case
+from feature_repo.store import FeastCheck
+from feature_repo.tables import Table
+from tasks.cache import code_cache
+from tasks.resources import DATA
+from tasks.steps import step
+from tasks.types import SplitRows, State, Step
+
+if TYPE_CHECKING:
+    from feature_repo.home import Home
+
+FEATURE_CODE = ("feature_repo.sql", "feature_repo.engine", "feature_repo.schemas")
+LIBRARIES = ("duckdb", "sqlglot", "pandera")
+
+
+class Features(NamedTuple):
+    """One table a feature view, and what the step did."""
+
+    views: list[Table]
+    step: Step
+
+
+class TrainingSet(NamedTuple):
+    """The joined rows with their split, how many rows each split has, what the step did."""
+
+    training_set: Table
+    rows: SplitRows
+    step: Step
+
+
+class Confirmed(NamedTuple):
+    """What Feast answered for a sample of the same rows."""
+
+    check: FeastCheck
+    step: Step
+
+
+@task(
+    cache=code_cache(*FEATURE_CODE, libraries=LIBRARIES),
+    requests=DATA,
+    retries=2,
+    timeout=timedelta(hours=1),
+)
+def build_features(state: State, use_case: str, declaration: str, tables: list[Table]) -> Features:
+    """Compute every feature view of the use case from its raw tables."""
+    from feature_repo.engine import compute_views
+
+    declared = get_use_case(use_case)
+    with step("features") as s:
+        views = compute_views(state.home(), declared, tables)
+        rows = sum(view.rows for view in views)
+        s.say(f"{len(declared.features)} features in {len(views)} views, {rows:,} rows")
+    return Features(views, s.record)
+
+
+@task(
+    cache=code_cache(*FEATURE_CODE, "tasks.training_set", libraries=LIBRARIES),
+    requests=DATA,
+    retries=2,
+    timeout=timedelta(hours=1),
+)
+def build_training_set(
+    state: State,
+    use_case: str,
+    declaration: str,
+    tables: list[Table],
+    views: list[Table],
+    training_start: datetime,
+    validation_start: datetime,
+    test_start: datetime,
+    test_end: datetime,
+) -> TrainingSet:
+    """Join every request with its features as of its tick, and split by time.
+
+    A row is in a part when its prediction is made at or after the part's start, its event
+    comes before the part's end, and its label is available by that end.
+
+    Raises:
+        TrainingError: dates out of order, or a part without rows.
+    """
+    from feature_repo.engine import build_training_set as join
+
+    dates = (training_start, validation_start, test_start, test_end)
+    if list(dates) != sorted(set(dates)):
+        raise TrainingError(
+            f"{use_case}: split dates must rise: training_start < validation_start < test_start "
+            f"< test_end, got {', '.join(f'{d:%Y-%m-%d}' for d in dates)}"
+        )
+    with step("training set") as s:
+        joined = join(state.home(), get_use_case(use_case), tables, views)
+        table, rows = _split(state.home(), joined, dates)
+        for part in ("training", "validation", "test"):
+            if not getattr(rows, part):
+                raise TrainingError(
+                    f"{use_case}: no labelled row between the split dates of {part!r}; the data "
+                    "may not reach that far: give other dates"
+                )
+        s.say(
+            f"{table.rows:,} rows as of their ticks: {rows.training:,} training, "
+            f"{rows.validation:,} validation, {rows.test:,} test, {rows.unused:,} in no part"
+        )
+    return TrainingSet(table, rows, s.record)
+
+
+def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Table, SplitRows]:
+    from feature_repo.tables import connect, write_table
+
+    parts = zip(("training", "validation", "test"), dates[:-1], dates[1:], strict=True)
+    cases = " ".join(
+        f"WHEN prediction_time >= TIMESTAMPTZ '{start.isoformat()}' "
+        f"AND event_time < TIMESTAMPTZ '{end.isoformat()}' "
+        f"AND label_available_at <= TIMESTAMPTZ '{end.isoformat()}' THEN '{name}'"
+        for name, start, end in parts
+    )
+    session = connect([joined])
+    rows = session.sql(
+        f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
+        f'FROM "{joined.name}" ORDER BY event_time, request_id'
+    ).to_arrow_table()
+    counts: dict[str, int] = {}
+    for item in rows["split"].value_counts().to_pylist():
+        counts[item["values"]] = item["counts"]
+    return write_table(home, "training_set", rows), SplitRows(
+        training=counts.get("training", 0),
+        validation=counts.get("validation", 0),
+        test=counts.get("test", 0),
+        unused=counts.get("", 0),
+    )
+
+
+@task(
+    cache=code_cache("feature_repo.store", libraries=("feast", "duckdb")),
+    requests=DATA,
+    retries=2,
+    timeout=timedelta(minutes=30),
+)
+def confirm_with_feast(
+    state: State, use_case: str, declaration: str, views: list[Table], training_set: Table
+) -> Confirmed:
+    """Let Feast's point-in-time join answer a sample of the same rows.
+
+    Raises:
+        SkewError: Feast and our join differ in any value.
+    """
+    from feature_repo.store import confirm
+
+    with step("feast") as s:
+        check = confirm(state.home(), get_use_case(use_case), views, training_set)
+        if check.mismatches:
+            raise SkewError(
+                f"{use_case}: Feast's point-in-time join differs from ours in {check.mismatches} "
+                f"of {check.values} values, for example {check.examples}; neither is to be "
+                "trusted until the difference is explained"
+            )
+        s.say(f"{check.rows:,} rows, {check.values:,} values, no mismatch")
+    return Confirmed(check, s.record)
