@@ -1,0 +1,50 @@
+# Every target makes .venv on its own when it is missing. Needed: Python 3.11 (with venv), make.
+PYTHON ?= python3
+BIN := .venv/bin
+HOME_DIR := $(or $(AIRWORTHY_HOME),.airworthy)
+PORT ?= 8080
+# Where wheels lie in a folder of their own (an offline mirror), uv is told; elsewhere nothing.
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
+
+.PHONY: demo test serve lint bench drills lock manifests clean
+
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Airworthy needs Python 3.11 or later: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.lock)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(FIND_LINKS) -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: .venv/.installed  ## raw flights to a certified model that answered over HTTP
+	$(BIN)/pyflyte run workflows/flights.py flights
+	$(BIN)/python -m tasks.summary --check
+
+serve: .venv/.installed  ## keep the released flights model up on $(PORT)
+	$(BIN)/python -m serving.server --use-case flights --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
+
+test: .venv/.installed
+	$(BIN)/python -m pytest -q
+
+drills: .venv/.installed  ## the long form of the kill drills
+	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q tests/drills
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.installed
+	$(BIN)/python benchmarks/features.py
+
+lock: .venv/.installed  ## pin every version again; no hosts, no hashes, torch without its local tag
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra train --extra serve --extra dev $(FIND_LINKS) \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements.lock
+	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
+
+manifests: .venv/.installed  ## the golden manifests under deploy/
+	$(BIN)/python -m serving.manifest deploy/kserve/flights.yaml
+
+clean:
+	rm -rf .airworthy .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
