@@ -1,0 +1,101 @@
+"""Pictures of an evaluation: the same bytes from the same figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PICTURES = {
+    "calibration.png": "Calibration: mean score against what happened, equally many rows a point",
+    "precision_recall.png": "Precision and recall over all thresholds",
+    "predictions.png": "Predicted against actual values, a sample",
+    "slices.png": "Slices, with 95 % intervals; the line is the whole test set",
+}
+_BLUE, _GREY = "#1f5fa8", "#8a8f98"
+
+
+def draw_pictures(evaluation: dict[str, Any], folder: Path) -> None:
+    """Write the pictures that an evaluation has the figures for into ``folder``."""
+    unit = evaluation["unit"]
+    (folder / "calibration.png").write_bytes(_picture(_calibration, evaluation, unit))
+    if evaluation["task"] == "binary":
+        (folder / "precision_recall.png").write_bytes(_picture(_precision_recall, evaluation, unit))
+    else:
+        (folder / "predictions.png").write_bytes(_picture(_predictions, evaluation, unit))
+    (folder / "slices.png").write_bytes(_picture(_slices, evaluation, unit))
+
+
+def inline(picture: Path) -> str:
+    """An ``<img>`` element that holds the picture itself."""
+    data = base64.b64encode(picture.read_bytes()).decode()
+    said = PICTURES.get(picture.name, picture.stem)
+    return f'<img alt="{said}" title="{said}" src="data:image/png;base64,{data}">'
+
+
+def _picture(draw: Any, evaluation: dict[str, Any], unit: str) -> bytes:
+    """PNG without metadata, so that its bytes depend on the figures only."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    draw(axes, evaluation, unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _calibration(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
+    bins = evaluation["calibration"]
+    scores, rates = [b["mean_score"] for b in bins], [b["rate"] for b in bins]
+    low, high = min(scores + rates), max(scores + rates)
+    axes.plot([low, high], [low, high], "--", color=_GREY, label="perfectly calibrated")
+    axes.plot(scores, rates, "o-", color=_BLUE, label="model")
+    axes.set_xlabel(f"mean prediction ({unit})")
+    axes.set_ylabel(f"mean of what happened ({unit})")
+    axes.set_title("Calibration")
+    axes.legend(frameon=False)
+
+
+def _precision_recall(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
+    curve = evaluation["precision_recall"]
+    rate = evaluation["test"]["base_rate"]
+    axes.axhline(rate, ls="--", color=_GREY, label=f"base rate {rate:.3f}")
+    axes.plot([p["recall"] for p in curve], [p["precision"] for p in curve], color=_BLUE)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title(f"Precision and recall of {unit}")
+    axes.legend(frameon=False)
+
+
+def _predictions(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
+    sample = evaluation["predictions"]
+    actual = [p["actual"] for p in sample]
+    axes.plot([min(actual), max(actual)], [min(actual), max(actual)], "--", color=_GREY)
+    axes.plot(actual, [p["predicted"] for p in sample], ".", ms=4, alpha=0.5, color=_BLUE)
+    axes.set(xlabel=f"actual ({unit})", ylabel=f"predicted ({unit})")
+    axes.set_title("Predicted against actual")
+
+
+def _slices(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
+    metric = evaluation["headline"]
+    told = [
+        (f"{name} {value}", entry)
+        for name, entries in evaluation["slices"].items()
+        for value, entry in entries.items()
+        if metric in entry
+    ][::-1]
+    for height, (_, entry) in enumerate(told):
+        axes.plot([entry["low"], entry["high"]], [height, height], color=_GREY, lw=2)
+        axes.plot(entry[metric], height, "o", color=_BLUE)
+    axes.axvline(evaluation["test"][metric], ls="--", color=_GREY)
+    axes.set_yticks(range(len(told)), [name for name, _ in told], fontsize=8)
+    axes.set_xlabel(f"{metric} (95 % interval)")
+    axes.set_title("Slices")
