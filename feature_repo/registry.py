@@ -1,0 +1,21 @@
+"""Every use case, imported statically: the one list that a new use case edits."""
+
+from feature_repo.contract import UseCase
+from feature_repo.errors import DeclarationError
+from feature_repo.flights.features import FLIGHTS
+
+USE_CASES: dict[str, UseCase] = {use_case.name: use_case for use_case in (FLIGHTS,)}
+
+
+def get_use_case(name: str) -> UseCase:
+    """The use case called ``name``.
+
+    Raises:
+        DeclarationError: there is none.
+    """
+    if name not in USE_CASES:
+        raise DeclarationError(
+            f"there is no use case {name!r}; known are {', '.join(sorted(USE_CASES))}: declare it "
+            "in feature_repo/<name>/features.py and add it to feature_repo/registry.py"
+        )
+    return USE_CASES[name]
