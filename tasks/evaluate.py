@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from flytekit import Deck, task
 
 from feature_repo.contract import UseCase
-from feature_repo.registry import USE_CASES
+from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, read_table
 from tasks.cache import code_cache
 from tasks.folders import open_folder, store_folder
@@ -64,7 +64,7 @@ def evaluate(
     """Score the test rows with the served graph; compare with a linear reference, a constant
     and the champion (``champion``: its certified model directory, or empty)."""
     with step("evaluate") as log:
-        case = USE_CASES[use_case]
+        case = get_use_case(use_case)
         rows = read_table(training_set)
         training, test = (labelled_rows(case, rows, s) for s in ("training", "test"))
         report = evaluate_rows(case, open_folder(model), training, test, champion, rows)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from flytekit import Deck, task
 
 from feature_repo.contract import GateRule
-from feature_repo.registry import USE_CASES
+from feature_repo.registry import get_use_case
 from tasks.folders import open_folder
 from tasks.resources import SMALL
 from tasks.steps import step
@@ -82,7 +82,7 @@ def judge(state: State, use_case: str, declaration: str, evaluation: Folder) -> 
     """
     with step("gate") as log:
         measured = json.loads((open_folder(evaluation) / "evaluation.json").read_bytes())
-        verdicts = judge_rules(USE_CASES[use_case].gate, measured)
+        verdicts = judge_rules(get_use_case(use_case).gate, measured)
         for v in verdicts:
             word = "passed" if v.passed else "REFUSED"
             log.say(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from feature_repo.tables import Table
+
 PICTURES = {
+    "data_contract.png": "From raw tables to splits, with rows",
     "calibration.png": "Calibration: mean score against what happened, equally many rows a point",
     "precision_recall.png": "Precision and recall over all thresholds",
     "predictions.png": "Predicted against actual values, a sample",
@@ -99,3 +103,40 @@ def _slices(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
     axes.set_yticks(range(len(told)), [name for name, _ in told], fontsize=8)
     axes.set_xlabel(f"{metric} (95 % interval)")
     axes.set_title("Slices")
+
+
+def draw_contract(
+    tables: Sequence[Table],
+    views: Sequence[Table],
+    quarantine: dict[str, Any],
+    splits: dict[str, dict[str, Any]],
+    folder: Path,
+) -> None:
+    """Write data_contract.png: raw tables, feature views and splits, with their rows."""
+    lost = dict.fromkeys((t.name for t in tables), 0)
+    for check in quarantine["checks"]:
+        lost[check["table"]] = lost.get(check["table"], 0) + check["rows"]
+    columns = [
+        (
+            "raw tables",
+            [(t.name, f"{t.rows:,} rows\n{lost[t.name]:,} broken rules") for t in tables],
+        ),
+        ("feature views", [(v.name, f"{v.rows:,} rows") for v in views]),
+        ("splits", [(name, f"{s['labelled']:,} labelled rows") for name, s in splits.items()]),
+    ]
+    (folder / "data_contract.png").write_bytes(_picture(_contract, {"columns": columns}, ""))
+
+
+def _contract(axes: Axes, facts: dict[str, Any], unit: str) -> None:
+    columns = facts["columns"]
+    for at, (title, boxes) in enumerate(columns):
+        axes.text(at, 1.04, title, ha="center", weight="bold")
+        for number, (name, said) in enumerate(boxes):
+            height = 1 - (number + 0.5) / len(boxes)
+            box = {"boxstyle": "round,pad=0.5", "fc": "#eef3fa", "ec": _BLUE}
+            axes.text(at, height, f"{name}\n{said}", ha="center", va="center", fontsize=8, bbox=box)
+    for at in range(len(columns) - 1):
+        arrow = {"arrowstyle": "->", "color": _GREY, "lw": 2}
+        axes.annotate("", xy=(at + 0.6, 0.5), xytext=(at + 0.4, 0.5), arrowprops=arrow)
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(0, 1.12))
+    axes.set_axis_off()

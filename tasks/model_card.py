@@ -1,0 +1,151 @@
+"""The model card: what the model is, what it was made from, how good it is, who answers for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flytekit import Deck, task
+
+from feature_repo.contract import UseCase
+from feature_repo.registry import get_use_case
+from feature_repo.tables import Table, read_table
+from tasks.cache import code_cache
+from tasks.card_text import CardFacts, refuse_empty, sections
+from tasks.folders import open_folder, store_folder
+from tasks.pictures import draw_contract, inline
+from tasks.quarantine import quarantine_counts
+from tasks.resources import SMALL
+from tasks.splits import split_facts
+from tasks.steps import step
+from tasks.types import Folder, State, Step, Verdict
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+_STYLE = """
+body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
+color:#1c2430}h1,h2{line-height:1.2}h2{margin-top:2.2rem;border-bottom:1px solid #d5dae1;
+padding-bottom:.3rem}table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}
+th,td{border:1px solid #d5dae1;padding:.3rem .6rem;text-align:left}th{background:#f2f5f9}
+tr:nth-child(even) td{background:#fafbfc}img{max-width:100%}code{background:#f2f5f9;
+padding:0 .2rem}@media(prefers-color-scheme:dark){body{background:#14181f;color:#dfe5ee}
+th,td{border-color:#39424f}th,code,tr:nth-child(even) td{background:#1e2530}}
+"""
+
+
+class Carded(NamedTuple):
+    """The card's folder: card.md, card.html and the picture of the data contract."""
+
+    card: Folder
+    step: Step
+
+
+@task(
+    cache=code_cache(
+        "tasks.model_card",
+        "tasks.card_text",
+        "tasks.pictures",
+        "tasks.quarantine",
+        "tasks.splits",
+        libraries=("huggingface-hub", "markdown", "matplotlib"),
+    ),
+    retries=2,
+    timeout=600,
+    requests=SMALL,
+    enable_deck=True,
+    deck_fields=(),
+)
+def write_card(
+    state: State,
+    use_case: str,
+    declaration: str,
+    model: Folder,
+    evaluation: Folder,
+    verdicts: list[Verdict],
+    tables: list[Table],
+    quarantine: Table,
+    views: list[Table],
+    training_set: Table,
+) -> Carded:
+    """Write the model card as Markdown and as one HTML file that holds its pictures.
+
+    Raises:
+        AirworthyError: a field of the card is empty; names it.
+    """
+    with step("card") as log:
+        rows = read_table(training_set)
+        measured = open_folder(evaluation)
+        facts = CardFacts(
+            use_case=get_use_case(use_case),
+            model=json.loads((open_folder(model) / "model.json").read_bytes()),
+            evaluation=json.loads((measured / "evaluation.json").read_bytes()),
+            verdicts=verdicts,
+            tables=tables,
+            quarantine=quarantine_counts(read_table(quarantine)),
+            views=views,
+            training_rows=training_set.rows,
+            splits=split_facts(rows),
+        )
+        refuse_empty(facts)
+
+        def write(folder: Path) -> None:
+            write_files(facts, measured, folder)
+
+        card = store_folder(state.home(), "card", write)
+        page = (Path(card.uri) / "card.html").read_text()
+        log.say(f"card.md and card.html ({len(page) / 1e3:,.0f} kB), no empty field")
+        Deck("Model card", page)
+    return Carded(card, log.record)
+
+
+def write_files(facts: CardFacts, pictures: Path, folder: Path) -> None:
+    """Write card.md, card.html and data_contract.png; ``pictures`` holds the evaluation's."""
+    from huggingface_hub import ModelCard
+
+    draw_contract(facts.tables, facts.views, facts.quarantine, facts.splits, folder)
+    body = sections(facts)
+    text = f"---\n{_metadata(facts.use_case, facts.evaluation).to_yaml()}\n---\n\n{body}"
+    ModelCard(text)  # parses the metadata block: a broken one must not be published
+    (folder / "card.md").write_text(text)
+    (folder / "card.html").write_text(_page(facts.use_case.name, body, [folder, pictures]))
+
+
+def _page(name: str, body: str, folders: list[Path]) -> str:
+    from markdown import markdown
+
+    content = markdown(body, extensions=["tables"])
+    for picture in (p for folder in folders for p in sorted(folder.glob("*.png"))):
+        for said in ("Data contract", "Calibration", "Slices", picture.stem):
+            content = content.replace(f'<img alt="{said}" src="{picture.name}" />', inline(picture))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>Model card: {name}</title><style>{_STYLE}</style></head>"
+        f"<body>{content}</body></html>\n"
+    )
+
+
+def _metadata(use_case: UseCase, evaluation: dict[str, Any]) -> ModelCardData:
+    """The metadata block that model hubs read (huggingface_hub's model-index)."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    binary = use_case.task == "binary"
+    kind = "tabular-classification" if binary else "tabular-regression"
+    return ModelCardData(
+        model_name=use_case.name,
+        library_name="onnx",
+        pipeline_tag=kind,
+        tags=["airworthy", use_case.task],
+        eval_results=[
+            EvalResult(
+                task_type=kind,
+                dataset_type=use_case.name,
+                dataset_name=f"{use_case.name}, test split",
+                metric_type=name,
+                metric_value=evaluation["test"][name],
+            )
+            for name in sorted(evaluation["test"]["ci"])
+        ],
+    )
