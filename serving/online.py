@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _STRING, _INT64 = 2, 4  # feast.types.ValueType.Enum
 _DOUBLE_TAG = 0x29  # field 5 (double_val), wire type 1 (eight bytes, little endian)
 _CHUNK = 500  # keys in one query; sqlite's limit of parameters is far above
-_MISSING = (math.nan, {})  # type: tuple[float, dict[str, float]]
+_MISSING: tuple[float, dict[str, float]] = (math.nan, {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class OnlineStore:
         columns: dict[str, Column] = {}
         view_ticks: dict[str, Column] = {}
         for view in self._use_case.views:
-            keys = [entity_key({k: f[k] for k in view.entity.keys}) for f in fields]
+            keys = [_key(view, f) for f in fields]
             stored = self._rows(connection, self._tables[view.name], keys)
             rows = [self._living(view, stored.get(key, _MISSING)) for key in keys]
             view_ticks[view.name] = np.array([instant for instant, _ in rows], dtype=np.float64)
@@ -99,7 +99,7 @@ class OnlineStore:
         self, connection: sqlite3.Connection, table: str, keys: Sequence[bytes]
     ) -> dict[bytes, tuple[float, dict[str, float]]]:
         found: dict[bytes, tuple[float, dict[str, float]]] = {}
-        distinct = list(dict.fromkeys(keys))
+        distinct = [key for key in dict.fromkeys(keys) if key]
         try:
             for start in range(0, len(distinct), _CHUNK):
                 part = distinct[start : start + _CHUNK]
@@ -168,6 +168,12 @@ class OnlineStore:
             f"the online store {self._path} cannot be used: {reason}; run the use case's "
             "workflow again, which materialises it anew"
         )
+
+
+def _key(view: FeatureView, fields: Mapping[str, Any]) -> bytes:
+    """The entity's key; empty (never stored) when a part of it is null."""
+    keys = {name: fields[name] for name in view.entity.keys}
+    return b"" if None in keys.values() else entity_key(keys)
 
 
 def entity_key(keys: Mapping[str, Any]) -> bytes:

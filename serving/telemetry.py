@@ -115,6 +115,7 @@ def configure_logging() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    logging.captureWarnings(True)
     access = logging.getLogger("uvicorn.access")
     access.handlers, access.propagate = [], False
 
