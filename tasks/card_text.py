@@ -23,7 +23,6 @@ class CardFacts:
     verdicts: Sequence[Verdict]
     tables: Sequence[Table]
     quarantine: dict[str, Any]
-    views: Sequence[Table]
     training_rows: int
     splits: dict[str, dict[str, Any]]
 
@@ -43,7 +42,7 @@ def refuse_empty(facts: CardFacts) -> None:
     fields |= {
         "gate rules": facts.verdicts,
         "raw tables": facts.tables,
-        "feature views": facts.views,
+        "features": case.features,
         "splits": facts.splits,
         "training configuration": facts.model.get("config"),
         "metrics": facts.evaluation.get("test"),

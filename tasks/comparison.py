@@ -13,7 +13,7 @@ from serving import certificate
 from serving.artifact import read_model
 from serving.predictor import Predictor
 from tasks import metrics
-from tasks.report import Scored, differences, rounded
+from tasks.figures import Scored, differences, rounded
 from tasks.rows import Rows
 from tasks.splits import learned_until, split_facts
 

@@ -10,9 +10,9 @@ from feature_repo.contract import UseCase
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, read_table
 from tasks.cache import code_cache
+from tasks.figures import Scored, figures_of
 from tasks.folders import open_folder, store_folder
 from tasks.pictures import draw_pictures, inline
-from tasks.report import Scored, report_of
 from tasks.resources import DATA
 from tasks.rows import Rows, labelled_rows
 from tasks.steps import StepLog, step
@@ -20,7 +20,7 @@ from tasks.types import Folder, State, Step
 
 CODE = (
     "tasks.evaluate",
-    "tasks.report",
+    "tasks.figures",
     "tasks.metrics",
     "tasks.comparison",
     "tasks.splits",
@@ -103,7 +103,7 @@ def evaluate_rows(
         )
     score = Predictor(use_case, model).predict(test.columns)
     scored = Scored(rows=test, model=score)
-    report = report_of(
+    report = figures_of(
         use_case, scored, linear_scores(use_case, training, test), constant_scores(training, test)
     )
     if champion:

@@ -66,7 +66,6 @@ def write_card(
     verdicts: list[Verdict],
     tables: list[Table],
     quarantine: Table,
-    views: list[Table],
     training_set: Table,
 ) -> Carded:
     """Write the model card as Markdown and as one HTML file that holds its pictures.
@@ -84,7 +83,6 @@ def write_card(
             verdicts=verdicts,
             tables=tables,
             quarantine=quarantine_counts(read_table(quarantine)),
-            views=views,
             training_rows=training_set.rows,
             splits=split_facts(rows),
         )
@@ -104,7 +102,7 @@ def write_files(facts: CardFacts, pictures: Path, folder: Path) -> None:
     """Write card.md, card.html and data_contract.png; ``pictures`` holds the evaluation's."""
     from huggingface_hub import ModelCard
 
-    draw_contract(facts.tables, facts.views, facts.quarantine, facts.splits, folder)
+    draw_contract(facts.tables, facts.use_case.views, facts.quarantine, facts.splits, folder)
     body = sections(facts)
     text = f"---\n{_metadata(facts.use_case, facts.evaluation).to_yaml()}\n---\n\n{body}"
     ModelCard(text)  # parses the metadata block: a broken one must not be published

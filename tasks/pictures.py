@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from feature_repo.contract import FeatureView
     from feature_repo.tables import Table
 
 PICTURES = {
@@ -107,7 +108,7 @@ def _slices(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
 
 def draw_contract(
     tables: Sequence[Table],
-    views: Sequence[Table],
+    views: Sequence[FeatureView],
     quarantine: dict[str, Any],
     splits: dict[str, dict[str, Any]],
     folder: Path,
@@ -121,7 +122,7 @@ def draw_contract(
             "raw tables",
             [(t.name, f"{t.rows:,} rows\n{lost[t.name]:,} broken rules") for t in tables],
         ),
-        ("feature views", [(v.name, f"{v.rows:,} rows") for v in views]),
+        ("feature views", [(v.name, f"{len(v.features)} features") for v in views]),
         ("splits", [(name, f"{s['labelled']:,} labelled rows") for name, s in splits.items()]),
     ]
     (folder / "data_contract.png").write_bytes(_picture(_contract, {"columns": columns}, ""))

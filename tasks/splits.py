@@ -12,7 +12,8 @@ LEARNING_SPLITS = ("training", "validation")  # weights; early stopping and cali
 
 def split_facts(training_set: pa.Table) -> dict[str, dict[str, Any]]:
     """Per split: rows, labelled rows, first and last event time, last instant a label became
-    available (ISO UTC; empty where there is none). Rows outside every split are left out."""
+    available (ISO UTC; empty where there is none), in order of time. Rows outside every split
+    are left out."""
     import pyarrow.compute as pc
 
     facts = {}
@@ -27,7 +28,7 @@ def split_facts(training_set: pa.Table) -> dict[str, dict[str, Any]]:
             "last": _iso(pc.max(rows["event_time"])),
             "labels_until": _iso(pc.max(rows["label_available_at"])),
         }
-    return facts
+    return dict(sorted(facts.items(), key=lambda item: item[1]["first"]))
 
 
 def learned_until(splits: dict[str, dict[str, Any]]) -> str:

@@ -88,3 +88,16 @@ class SplitRows:
     validation: int
     test: int
     unused: int
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A certified model: subject digest, directory, certificate id and semantic version.
+    ``passed`` is the gate's word; ``already``: the certificate was there before."""
+
+    subject: str
+    model_dir: str
+    certificate: str
+    version: str
+    passed: bool
+    already: bool

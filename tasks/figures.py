@@ -27,7 +27,7 @@ class Scored:
     model: Array
 
 
-def report_of(
+def figures_of(
     use_case: UseCase, scored: Scored, reference: Array, constant: Array
 ) -> dict[str, Any]:
     """Everything but the comparison with a champion."""

@@ -1,0 +1,242 @@
+"""The certified model directory: all that was judged, its lineage, and the signature over it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flytekit import task
+
+from feature_repo.contract import UseCase
+from feature_repo.errors import CertificateError
+from feature_repo.home import Home, digest_of, folder_digests, new_folder
+from feature_repo.registry import get_use_case
+from feature_repo.tables import Table, read_table
+from serving import certificate, dsse
+from serving.artifact import CERTIFICATE, EVALUATION, GATE, LINEAGE, MODEL_JSON
+from tasks import ledger
+from tasks.cache import source_version
+from tasks.folders import open_folder
+from tasks.quarantine import quarantine_counts
+from tasks.registry import champion_directory
+from tasks.resources import SMALL
+from tasks.splits import split_facts
+from tasks.steps import step
+from tasks.types import Certified, Folder, SourceFile, State, Step, Verdict
+from tasks.versions import interface, next_version, parse
+
+VALID_FOR = timedelta(days=90)
+
+
+class Certification(NamedTuple):
+    """The certified model, and what the step did."""
+
+    certified: Certified
+    step: Step
+
+
+@task(retries=2, timeout=600, requests=SMALL)
+def certify(
+    state: State,
+    use_case: str,
+    execution: str,
+    model: Folder,
+    evaluation: Folder,
+    card: Folder,
+    verdicts: list[Verdict],
+    passed: bool,
+    sources: list[SourceFile],
+    tables: list[Table],
+    quarantine: Table,
+    views: list[Table],
+    training_set: Table,
+    steps: list[Step],
+) -> Certification:
+    """Assemble the model directory and sign its certificate; a refused model gets one too,
+    which says so. Not cached, and repeating it changes nothing."""
+    with step("certify") as log:
+        home, case = state.home(), get_use_case(use_case)
+        lineage = {
+            "format": "airworthy.lineage/v1",
+            "use_case": use_case,
+            "model": model.digest,
+            "data": _data(sources, tables, read_table(quarantine)),
+            "features": {
+                "declaration": case.declaration,
+                "interface": interface(case),
+                "views": {view.name: view.digest for view in views},
+            },
+            "training": {
+                "table": training_set.digest,
+                "rows": training_set.rows,
+                "splits": split_facts(read_table(training_set)),
+            },
+        }
+        gate = {"passed": passed, "verdicts": [_plain(v) for v in verdicts]}
+        parts = [open_folder(folder) for folder in (model, evaluation, card)]
+        directory = assemble(home, use_case, parts, {GATE: gate, LINEAGE: lineage})
+        facts = {
+            **{key: lineage[key] for key in ("use_case", "model", "data", "features", "training")},
+            **_circumstances(directory, execution, steps),
+            "gate": gate,
+        }
+        certified = sign(home, case, directory, facts, datetime.now(timezone.utc))
+        known = "known" if certified.already else "new"
+        word = "certified" if passed else "REFUSED"
+        log.say(f"{word} as {certified.version}, {known} certificate {certified.certificate}")
+    return Certification(certified, log.record)
+
+
+def assemble(
+    home: Home, use_case: str, parts: list[Path], documents: Mapping[str, Mapping[str, Any]]
+) -> Path:
+    """Put the parts' files and the documents (as JSON) into ``models/<use_case>/<subject>``.
+
+    Raises:
+        CertificateError: the directory is there already, but its files are not these.
+    """
+    texts = {
+        name: json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode()
+        for name, value in documents.items()
+    }
+    files = {name: part / name for part in parts for name in folder_digests(part)}
+    digests = {name: d for part in parts for name, d in folder_digests(part).items()}
+    digests |= {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+    target = home.path("models", use_case, digest_of(digests))
+    if not target.exists():
+        with new_folder(target) as fresh:
+            for name, source in files.items():
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, fresh / name)
+            for name, text in texts.items():
+                (fresh / name).write_bytes(text)
+    if certificate.subject_files(target) != digests:
+        raise CertificateError(
+            f"{target} does not hold the files that were judged: something changed it; delete "
+            "the folder and run again, which makes it anew"
+        )
+    return target
+
+
+def sign(
+    home: Home, use_case: UseCase, directory: Path, facts: dict[str, Any], now: datetime
+) -> Certified:
+    """Give the model its version and its certificate, and tell the ledger.
+
+    A valid certificate over the same files stays as it is; an expired one is issued anew, and
+    the model keeps its version.
+    """
+    with home.lock("certify"):
+        standing = _standing(directory)
+        already = standing is not None and not standing.expired(now)
+        if standing is not None and not already:
+            (directory / CERTIFICATE).unlink()
+        champion = champion_directory(home, use_case.name, facts["model"])
+        predicate = {
+            **facts,
+            "predecessor": certificate.read(champion).subject if champion else "",
+            "version": standing.predicate["version"]
+            if standing
+            else _next(home, use_case.name, champion, facts),
+        }
+        issued = certificate.issue(
+            dsse.signing_key(home), directory, predicate, valid_for=VALID_FOR, now=now
+        )
+        _tell(home, issued)
+    return Certified(
+        subject=issued.subject,
+        model_dir=str(directory),
+        certificate=issued.id,
+        version=str(issued.predicate["version"]),
+        passed=bool(issued.predicate["gate"]["passed"]),
+        already=already,
+    )
+
+
+def _standing(directory: Path) -> certificate.Certificate | None:
+    """The certificate that is there, if it can be read at all (``issue`` checks the signature)."""
+    try:
+        return certificate.read(directory)
+    except CertificateError:
+        return None
+
+
+def _next(home: Home, use_case: str, champion: Path | None, facts: dict[str, Any]) -> str:
+    """The next free version, after the champion's, or else after the highest one."""
+    certified = [
+        certificate.read(path.parent).predicate
+        for path in sorted(home.root.glob(f"models/{use_case}/*/{CERTIFICATE}"))
+    ]
+    told = [
+        e["facts"]["version"]
+        for e in ledger.entries(home)
+        if e["kind"] == "certificate" and e["facts"]["use_case"] == use_case
+    ]
+    previous = certificate.read(champion).predicate if champion else None
+    if previous is None and certified:
+        previous = max(certified, key=lambda predicate: parse(predicate["version"]))
+    return next_version(previous, facts, {*told, *(p["version"] for p in certified)})
+
+
+def _tell(home: Home, issued: certificate.Certificate) -> None:
+    predicate = issued.predicate
+    ledger.append(
+        home,
+        "certificate",
+        issued.subject,
+        {
+            "use_case": predicate["use_case"],
+            "certificate": issued.id,
+            "version": predicate["version"],
+            "passed": predicate["gate"]["passed"],
+            "execution": predicate["execution"],
+            "training_set": predicate["training"]["table"],
+            "sources": predicate["data"]["sources"],
+            "expires_at": predicate["expires_at"],
+        },
+    )
+
+
+def _data(sources: list[SourceFile], tables: list[Table], quarantine: Any) -> dict[str, Any]:
+    return {
+        "sources": [asdict(source) for source in sources],
+        "tables": {t.name: {"digest": t.digest, "rows": t.rows} for t in tables},
+        "quarantine": quarantine_counts(quarantine),
+    }
+
+
+def _circumstances(directory: Path, execution: str, steps: list[Step]) -> dict[str, Any]:
+    """How the model came to be: what the certificate tells beside the judged files."""
+    model = json.loads((directory / MODEL_JSON).read_bytes())
+    measured = json.loads((directory / EVALUATION).read_bytes())
+    version, _, commit = source_version().partition("+")
+    return {
+        "execution": execution,
+        "code": {"version": version, "commit": commit, "lock": installed()},
+        "config": {"architecture": model["architecture"], **model["config"]},
+        "seed": model["seed"],
+        "metrics": {key: measured[key] for key in ("rows", "days", "test", "reference")},
+        "cost": {
+            "seconds": round(sum(s.seconds for s in steps), 3),
+            "steps": {s.name: s.seconds for s in steps},
+        },
+    }
+
+
+def installed() -> str:
+    """sha256 of the names and versions of all installed distributions: what really ran."""
+    names = {f"{d.metadata['Name']}=={d.version}".lower() for d in distributions()}
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON knows it: no NaN."""
+    absent = verdict.value != verdict.value
+    return {**asdict(verdict), "value": None if absent else verdict.value}
