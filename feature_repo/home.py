@@ -85,6 +85,12 @@ def trusted_keys_path() -> Path | None:
     return Path(value) if value else None
 
 
+def crd_path() -> Path | None:
+    """Folder of KServe's and Kubeflow's CRDs (YAML) that ``$AIRWORTHY_CRDS`` names."""
+    value = os.environ.get("AIRWORTHY_CRDS")
+    return Path(value) if value else None
+
+
 def development_key_allowed() -> bool:
     """Whether ``$AIRWORTHY_ALLOW_DEVELOPMENT_KEY`` lets development keys count; never in a
     cluster."""

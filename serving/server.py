@@ -80,7 +80,8 @@ def prepare(args: argparse.Namespace) -> Service:
     cleared = clear(home, folder, trust(home, args.allow_development_key), now)
     _check_use_case(use_case, folder)
     certificate = cleared.certificate
-    version = args.model_version or version or certificate.subject[:12]
+    stated = str(certificate.predicate.get("version") or certificate.subject[:12])
+    version = args.model_version or version or stated
     predictor = Predictor(use_case, folder)
     _warm(use_case, predictor, now)
     store = OnlineStore(home.path("online", f"{use_case.name}.db"), use_case)
