@@ -233,7 +233,7 @@ def _repeated_keys(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame
         return quarantine_frame()
     later = frame.loc[frame.duplicated(key, keep="first"), key]
     name = "+".join(key)
-    values = later.astype(str).agg(" ".join, axis=1) if len(later) else []
+    values = [" ".join(map(str, row)) for row in later.itertuples(index=False)]
     return quarantine_frame(
         table=table, row=later.index.to_numpy() + 1, column=name, check="unique",
         reason=[f"an earlier row has the same {name}"] * len(later), value=values,
@@ -249,11 +249,14 @@ def refuse_too_many(bad: pd.DataFrame, rows: int, limit: float, file: str) -> No
     count = bad["row"].nunique()
     if count <= limit * rows:
         return
-    rules = bad.groupby(["column", "check"], sort=False)["row"].nunique().nlargest(3)
+    rules = bad.drop_duplicates(["row", "column", "check"])[["column", "check"]].value_counts()
     raise SourceError(
         f"file {file}: {count:,} of {rows:,} rows ({count / rows:.1%}) break its contract, more "
         f"than the limit of {limit:.1%}; "
-        + "; ".join(f"column {c!r}, rule {k}: {n:,} rows" for (c, k), n in rules.items())
+        + "; ".join(
+            f"column {rule[0]!r}, rule {rule[1]}: {number:,} rows"
+            for rule, number in zip(rules.index[:3].tolist(), rules.tolist(), strict=False)
+        )
         + f"; for example {examples(bad)}; mend the file, or raise quarantine_limit"
     )
 

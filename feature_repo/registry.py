@@ -3,8 +3,9 @@
 from feature_repo.contract import UseCase
 from feature_repo.errors import DeclarationError
 from feature_repo.flights.features import FLIGHTS
+from feature_repo.weather.features import WEATHER
 
-USE_CASES: dict[str, UseCase] = {use_case.name: use_case for use_case in (FLIGHTS,)}
+USE_CASES: dict[str, UseCase] = {use_case.name: use_case for use_case in (FLIGHTS, WEATHER)}
 
 
 def get_use_case(name: str) -> UseCase:

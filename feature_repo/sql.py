@@ -189,7 +189,7 @@ def to_duckdb(sql: str) -> str:
 
     def translate(node: exp.Expression) -> exp.Expression:
         if isinstance(node, exp.Anonymous) and node.name.upper() == "TIMESTAMP_SECONDS":
-            return exp.func("TO_TIMESTAMP", *node.expressions)
+            return exp.Anonymous(this="TO_TIMESTAMP", expressions=node.expressions)
         # Spark's lenient cast would turn an overflow into a null; ours stops instead.
         return exp.Cast(**node.args) if isinstance(node, exp.TryCast) else node
 

@@ -1,10 +1,10 @@
-"""Flights from New York: will this one arrive more than 15 minutes late, an hour before it leaves?"""
+"""Flights from New York: will this one arrive more than 15 minutes late? Asked an hour before."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -173,6 +173,11 @@ REQUESTS = """
   from flights
 """
 
+
+def _rule(name: str, metric: str, operator: Literal[">=", "<="], limit: float) -> GateRule:
+    return GateRule(name=name, metric=metric, operator=operator, limit=limit)
+
+
 FLIGHTS = UseCase(
     name="flights",
     description="Probability that a flight from New York arrives more than 15 minutes late.",
@@ -201,11 +206,14 @@ FLIGHTS = UseCase(
     features=FEATURES,
     slices=("origin", "carrier", "month"),
     gate=(
-        GateRule(name="ranks well", metric="test.auc", operator=">=", limit=0.765),
-        GateRule(name="is sure when right", metric="test.log_loss", operator="<=", limit=0.470),
-        GateRule(name="is calibrated", metric="test.ece", operator="<=", limit=0.05),
-        GateRule(name="holds on each origin", metric="slice_min.origin.auc", operator=">=", limit=0.72),
-        GateRule(name="beats the logistic reference", metric="versus_reference.auc.low", operator=">=", limit=0.0),
-        GateRule(name="is no worse than the champion", metric="versus_champion.log_loss.high", operator="<=", limit=0.005, optional=True),
+        _rule("ranks well", "test.auc", ">=", 0.765),
+        _rule("is sure where it is right", "test.log_loss", "<=", 0.470),
+        _rule("is calibrated", "test.ece", "<=", 0.05),
+        _rule("holds on each origin", "slice_min.origin.auc", ">=", 0.72),
+        _rule("beats the logistic reference", "versus_reference.auc.low", ">=", 0.0),
+        GateRule(
+            name="is no worse than the champion", metric="versus_champion.log_loss.high",
+            operator="<=", limit=0.005, optional=True,
+        ),
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Contracts of the raw flights tables. ``unique`` is the key; more columns in a file are ignored."""
+"""Contracts of the raw tables. ``unique`` is the key; further columns of a file are ignored."""
 
 from typing import Annotated
 

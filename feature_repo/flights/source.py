@@ -47,7 +47,7 @@ def read(source: str, limit: float = 0.05) -> RawData:
 
 
 def normalise(frames: Mapping[str, pd.DataFrame]) -> dict[str, pa.Table]:
-    """The stored tables: flights with UTC schedules, weather, airports; each in order of its key."""
+    """The stored tables: flights with UTC schedules, weather, airports; each ordered by key."""
     import pyarrow as pa
 
     zones = _zones(frames["airports"])
@@ -106,4 +106,5 @@ def _first_after(departure: pd.Series, minutes: pd.Series, zone: str) -> pd.Seri
         .dt.tz_convert("UTC")
         for flag in (True, False)
     )  # fmt: skip
-    return first.where(first > departure, second)
+    arrival: pd.Series = first.where(first > departure, second)
+    return arrival

@@ -1,0 +1,104 @@
+"""Feast's objects, derived from the contract: nothing about a feature is written twice.
+
+Feast is imported inside functions: it costs seconds, and the server does without it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.contract import FeatureView, UseCase
+from feature_repo.home import Home
+
+if TYPE_CHECKING:
+    from feast import Entity as FeastEntity
+    from feast import FeatureService, FeatureStore, RepoConfig
+    from feast import FeatureView as FeastView
+
+
+def settings(home: Home, use_case: UseCase, online: Path | None = None) -> dict[str, Any]:
+    """Feast's configuration as plain data. ``online``: another online store than the home's."""
+    registry = home.path("feast", use_case.name, "registry.db")
+    return {
+        "project": use_case.name,
+        "provider": "local",
+        "registry": {"registry_type": "sql", "path": f"sqlite:///{registry}"},
+        "offline_store": {"type": "duckdb"},
+        "online_store": {
+            "type": "sqlite",
+            "path": str(online or home.path("online", f"{use_case.name}.db")),
+        },
+        "entity_key_serialization_version": 3,
+    }
+
+
+def feature_store_yaml(home: Home, use_case: UseCase) -> str:
+    """``feature_store.yaml`` for the Feast command line; our own code never reads it."""
+    # JSON is YAML, and needs no further library.
+    return json.dumps(settings(home, use_case), indent=2) + "\n"
+
+
+def service_name(use_case: UseCase) -> str:
+    """Name of the feature service; another declaration gets another one."""
+    return f"{use_case.name}_{use_case.declaration[:12]}"
+
+
+def open_store(home: Home, use_case: UseCase, online: Path | None = None) -> FeatureStore:
+    """Feast's store of a use case."""
+    from feast import FeatureStore, RepoConfig
+
+    config: RepoConfig = RepoConfig(**settings(home, use_case, online), repo_path=home.root)
+    return FeatureStore(config=config)
+
+
+def apply(store: FeatureStore, use_case: UseCase, paths: Mapping[str, str]) -> FeatureService:
+    """Register entities, views and the service; ``paths`` names each view's Parquet file."""
+    from feast import FeatureService
+
+    entities = _entities(use_case)
+    views = [_view(view, entities, paths[view.name]) for view in use_case.views]
+    service = FeatureService(
+        name=service_name(use_case), features=views, owner=use_case.owner,
+        description=use_case.description, tags={"declaration": use_case.declaration},
+    )  # fmt: skip
+    store.apply([*entities.values(), *views, service])
+    return service
+
+
+def _entities(use_case: UseCase) -> dict[str, FeastEntity]:
+    """One Feast entity for each key: Feast joins a composite one by several."""
+    from feast import Entity, ValueType
+
+    keys = sorted({key for view in use_case.views for key in view.entity.keys})
+    return {
+        key: Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in keys
+    }  # fmt: skip
+
+
+def _view(view: FeatureView, entities: Mapping[str, FeastEntity], path: str) -> FeastView:
+    from feast import FeatureView as FeastView
+    from feast import Field, FileSource
+    from feast.types import Float64, String
+
+    source = FileSource(
+        name=f"{view.name}_table", path=path, timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )  # fmt: skip
+    return FeastView(
+        name=view.name,
+        entities=[entities[key] for key in view.entity.keys],
+        ttl=view.log.ttl,
+        schema=[
+            *(Field(name=key, dtype=String) for key in view.entity.keys),
+            *(
+                Field(name=spec.name, dtype=Float64, description=spec.description)
+                for spec in view.features
+            ),
+        ],
+        source=source,
+        online=True,
+        tags={"entity": view.entity.name, "log": view.log.name},
+    )

@@ -1,0 +1,170 @@
+"""What Feast does in a run: it answers a sample of our rows, and fills the online store."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from feature_repo.contract import UseCase
+from feature_repo.home import Home
+from feature_repo.repo import apply, open_store
+from feature_repo.tables import Table, connect, named, read_table, table_path
+from feature_repo.ticks import EPOCH, epoch_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STORE_TABLE = "airworthy_store"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeastCheck:
+    """Feast's answers against our rows: rows and values compared, differences, some of them."""
+
+    rows: int
+    values: int
+    mismatches: int
+    examples: tuple[str, ...]
+
+    def error(self) -> str:
+        """What to say when they differ."""
+        return (
+            f"Feast and the training set disagree on {self.mismatches:,} of {self.values:,} values "
+            f"({self.rows:,} rows): {'; '.join(self.examples)}; the views and the training set are "
+            "not of one run, or the feature SQL and Feast's rules have drifted apart"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materialisation:
+    """An online store: its tick, each view's entities, its file."""
+
+    tick: datetime
+    rows: dict[str, int]
+    path: Path
+
+
+def confirm(
+    home: Home,
+    use_case: UseCase,
+    views: list[Table],
+    training_set: Table,
+    rows: int = 500,
+    seed: int = 0,
+) -> FeastCheck:
+    """Ask Feast for a sample of the training set's rows and compare every value exactly.
+
+    The sample is spread over the whole time, and a fifth of it are rows with an entity that has
+    no history. Rows are matched by ``request_id``: Feast does not keep their order.
+    """
+    ours = _sample(use_case, training_set, rows, seed)
+    keys = sorted({key for view in use_case.views for key in view.entity.keys})
+    asked = ours[["request_id", "tick", *keys]].rename(columns={"tick": "event_timestamp"})
+    with home.lock(f"feast-{use_case.name}"):
+        store = open_store(home, use_case)
+        service = apply(store, use_case, _paths(use_case, views))
+        theirs = store.get_historical_features(
+            entity_df=asked, features=service, filter_by_created_timestamp=True
+        ).to_df()
+    names = [spec.name for spec in use_case.features]
+    return _compare(ours.set_index("request_id")[names], theirs.set_index("request_id")[names])
+
+
+def _paths(use_case: UseCase, views: list[Table]) -> dict[str, str]:
+    return {view.name: str(table_path(named(views, view.name))) for view in use_case.views}
+
+
+def _sample(use_case: UseCase, training_set: Table, rows: int, seed: int) -> pd.DataFrame:
+    """Rows spread evenly over time, and rows in which some view has no value."""
+    import numpy as np
+
+    table = read_table(training_set)
+    total = table.num_rows
+    generator = np.random.default_rng(seed)
+    bare = np.zeros(total, dtype=bool)
+    for view in use_case.views:
+        absent = np.ones(total, dtype=bool)
+        for spec in view.features:
+            absent &= table[spec.name].is_null().to_numpy()
+        bare |= absent
+    edges = np.linspace(0, total, max(rows * 4 // 5, 1), endpoint=False)
+    spread = np.minimum(edges + generator.uniform(0, total / len(edges), len(edges)), total - 1)
+    without = generator.permutation(bare.nonzero()[0])[: rows // 5]
+    chosen = np.union1d(spread.astype(np.int64), without)
+    frame: pd.DataFrame = table.take(chosen).to_pandas()
+    return frame
+
+
+def _compare(ours: pd.DataFrame, theirs: pd.DataFrame) -> FeastCheck:
+    """Compare value by value; a row that Feast lacks, or has twice, counts with all its values."""
+    once = theirs[~theirs.index.duplicated(keep=False)]
+    lost = ours.index.difference(once.index)
+    matched = once.reindex(ours.index)
+    equal = (ours == matched) | (ours.isna() & matched.isna())
+    equal.loc[lost] = False
+    differ = (~equal).to_numpy()
+    examples = tuple(
+        f"request {ours.index[row]}, {ours.columns[column]}: ours {ours.to_numpy()[row, column]}, "
+        f"Feast's {matched.to_numpy()[row, column]}"
+        for row, column in zip(*differ.nonzero(), strict=True)
+    )
+    return FeastCheck(
+        rows=len(ours), values=equal.size, mismatches=len(examples),
+        examples=examples[:3],
+    )  # fmt: skip
+
+
+def materialise(
+    home: Home, use_case: UseCase, views: list[Table], until: datetime
+) -> Materialisation:
+    """Fill the online store with each entity's last row as of the last tick at or before ``until``.
+
+    Feast writes into a new sqlite file; the tick goes into the same file, and the file is
+    renamed into place, so that a reader sees one whole store or the other.
+    """
+    tick = EPOCH + ((until - EPOCH) // use_case.tick) * use_case.tick
+    target = home.path("online", f"{use_case.name}.db")
+    fresh = target.with_name(f".{use_case.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with home.lock(f"feast-{use_case.name}"):
+            store = open_store(home, use_case, online=fresh)
+            apply(store, use_case, _paths(use_case, views))
+            store.materialize(EPOCH, tick)
+            counts = _entities(use_case, views, tick)
+            _write_tick(fresh, use_case, tick)
+            fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return Materialisation(tick=tick, rows=counts, path=target)
+
+
+def _entities(use_case: UseCase, views: list[Table], tick: datetime) -> dict[str, int]:
+    """How many entities of each view have a row at ``tick`` or before."""
+    counts = {}
+    with connect(views) as connection:
+        for view in use_case.views:
+            keys = ", ".join(view.entity.keys)
+            row = connection.execute(
+                f"select count(*) from (select distinct {keys} from {view.name} "
+                "where event_timestamp <= to_timestamp(?))",
+                [epoch_seconds(tick)],
+            ).fetchone()
+            counts[view.name] = int(row[0]) if row else 0
+    return counts
+
+
+def _write_tick(path: Path, use_case: UseCase, tick: datetime) -> None:
+    """The store's own tick and declaration, beside the features they hold for."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            f"CREATE TABLE {STORE_TABLE} (use_case TEXT, tick_seconds INTEGER, declaration TEXT)"
+        )
+        connection.execute(
+            f"INSERT INTO {STORE_TABLE} VALUES (?, ?, ?)",
+            (use_case.name, epoch_seconds(tick), use_case.declaration),
+        )

@@ -1,0 +1,169 @@
+"""Temperature three hours ahead at each New York airport, from its own hourly weather."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from feature_repo.contract import (
+    DerivedInput,
+    Entity,
+    EventLog,
+    FeatureSpec,
+    GateRule,
+    RequestField,
+    UseCase,
+)
+from feature_repo.local_time import local_time
+from feature_repo.weather.network import RESIDUAL_MLP
+
+if TYPE_CHECKING:
+    from feature_repo.contract import Column
+
+ZONE = "America/New_York"
+TEMPERATURE = (-80.0, 135.0)
+INSTANT = (0.0, 4_102_444_800.0)  # epoch seconds, up to the year 2100
+
+STATION = Entity(name="station", keys=("origin",))
+
+# Weather of an hour is known when the hour is over.
+OBSERVATIONS = EventLog(
+    name="observations",
+    sql="""
+      select origin, temp, dewp, humid, wind_speed, precip, pressure, visib,
+        time_hour as event_timestamp, time_hour + interval '1' hour as available_at,
+        cast(unix_seconds(time_hour) as double) as observed
+      from weather
+    """,
+    tie_break=("observed",),
+    ttl=timedelta(days=2),
+)
+
+# The same observations, looked at only once they are a day older than the hour asked for: what
+# yesterday's temperature was at that hour.
+YESTERDAY = EventLog(
+    name="yesterday",
+    sql="""
+      select origin, temp, time_hour as event_timestamp,
+        time_hour + interval '1245' minute as available_at,
+        cast(unix_seconds(time_hour) as double) as observed
+      from weather
+    """,
+    tie_break=("observed",),
+    ttl=timedelta(days=2),
+)
+
+
+def _last(
+    name: str, value: str, bounds: tuple[float, float], text: str, log: EventLog = OBSERVATIONS
+) -> FeatureSpec:
+    return FeatureSpec(
+        name=name, entity=STATION, log=log, value=value, aggregation="last",
+        as_age=bounds == INSTANT, bounds=bounds, description=text,
+    )  # fmt: skip
+
+
+def _mean(value: str, hours: int, bounds: tuple[float, float], unit: str) -> FeatureSpec:
+    return FeatureSpec(
+        name=f"{value}_mean_{hours}h", entity=STATION, log=OBSERVATIONS, value=value,
+        aggregation="mean", window=timedelta(hours=hours), bounds=bounds,
+        description=f"mean {value} of the last {hours} h, {unit}",
+    )  # fmt: skip
+
+
+FEATURES = (
+    _last("temp", "temp", TEMPERATURE, "last temperature, °F"),
+    _last("dewp", "dewp", TEMPERATURE, "last dew point, °F"),
+    _last("humid", "humid", (0, 100), "last relative humidity, %"),
+    _last("wind_speed", "wind_speed", (0, 200), "last wind speed, mph"),
+    _last("precip", "precip", (0, 12), "last precipitation, inches"),
+    _last("pressure", "pressure", (860, 1090), "last pressure, hPa"),
+    _last("visib", "visib", (0, 100), "last visibility, miles"),
+    _last("age", "observed", INSTANT, "hour of the last observation"),
+    *(_mean("temp", hours, TEMPERATURE, "°F") for hours in (3, 6, 24)),
+    _mean("dewp", 6, TEMPERATURE, "°F"),
+    *(_mean("pressure", hours, (860, 1090), "hPa") for hours in (3, 24)),
+    _mean("wind_speed", 6, (0, 200), "mph"),
+    _last("temp_yesterday", "temp", TEMPERATURE, "temperature a day before, °F", YESTERDAY),
+)
+
+FIELDS = (
+    RequestField(name="origin", dtype="string", description="airport: EWR, JFK or LGA"),
+    RequestField(name="target_hour", dtype="timestamp", description="hour to forecast, UTC"),
+)
+
+
+def local_hour(columns: Mapping[str, Column]) -> Column:
+    """Hour of the day to forecast on New York's clock, '00' to '23'."""
+    local = local_time(columns["target_hour"], ZONE).astype(np.int64)
+    hours: Column = np.char.zfill((local // 3600 % 24).astype(str), 2)
+    return hours
+
+
+def hour_sine(columns: Mapping[str, Column]) -> Column:
+    """Sine of the hour to forecast on the day's circle."""
+    local = local_time(columns["target_hour"], ZONE).astype(np.int64)
+    sine: Column = np.sin(2 * np.pi * (local % 86_400) / 86_400)
+    return sine
+
+
+def hour_cosine(columns: Mapping[str, Column]) -> Column:
+    """Cosine of the hour to forecast on the day's circle."""
+    local = local_time(columns["target_hour"], ZONE).astype(np.int64)
+    cosine: Column = np.cos(2 * np.pi * (local % 86_400) / 86_400)
+    return cosine
+
+
+REQUESTS = """
+  select concat_ws('_', asked.origin, cast(unix_seconds(asked.time_hour) as string)) as request_id,
+    asked.time_hour as prediction_time,
+    asked.time_hour + interval '3' hour as event_time,
+    asked.origin as origin,
+    asked.time_hour + interval '3' hour as target_hour,
+    target.temp as label,
+    case when target.temp is not null then asked.time_hour + interval '4' hour end
+      as label_available_at
+  from weather as asked
+  left join weather as target on target.origin = asked.origin
+    and target.time_hour = asked.time_hour + interval '3' hour
+"""
+
+WEATHER = UseCase(
+    name="weather",
+    description="Temperature three hours ahead at EWR, JFK and LGA.",
+    owner="operations research",
+    task="regression",
+    label="temperature three hours ahead",
+    unit="°F",
+    intended_use="Planning of de-icing and of crews on the apron; a person decides.",
+    limitations=(
+        "Learned on one year, 2013, of three airports; no forecast of a weather service is read; "
+        "an hour's observation is known when the hour is over."
+    ),
+    tables=("weather",),
+    requests_sql=REQUESTS,
+    fields=FIELDS,
+    derived=(
+        DerivedInput(name="local_hour", function=local_hour, categorical=True),
+        DerivedInput(name="hour_sine", function=hour_sine),
+        DerivedInput(name="hour_cosine", function=hour_cosine),
+    ),
+    features=FEATURES,
+    slices=("origin", "month"),
+    # Measured on November and December: this network 3.9 °F, ridge 4.0, the last temperature 5.0.
+    gate=(
+        GateRule(name="is accurate", metric="test.rmse", operator="<=", limit=4.3),
+        GateRule(
+            name="is no worse than the reference", metric="versus_reference.rmse.high",
+            operator="<=", limit=0.15,
+        ),
+        GateRule(
+            name="is no worse than the champion", metric="versus_champion.rmse.high",
+            operator="<=", limit=0.1, optional=True,
+        ),
+    ),
+    model=RESIDUAL_MLP,
+)  # fmt: skip
