@@ -1,0 +1,191 @@
+"""The audit: from one answer back to the raw files, and who was champion when.
+
+Everything told here was signed or chained: the ledger is verified first, the certificate is
+verified against the trusted keys, and each stored object's digest is recomputed.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flytekit import task
+
+from feature_repo.errors import CertificateError, LedgerError, StateError
+from feature_repo.home import Home, file_digest, open_home
+from serving import certificate, predictions
+from tasks import ledger
+from tasks.resources import SMALL
+
+
+@task(retries=1, timeout=600, requests=SMALL)
+def audit_report(prediction_id: str, model: str) -> str:
+    """Print and return the chain behind a prediction, the history of a model, or both.
+
+    Raises:
+        LedgerError: the ledger was changed; names the line.
+        StateError: the prediction or the model is unknown.
+    """
+    text = audit(open_home(), prediction_id, model)
+    print(text, flush=True)
+    return text
+
+
+def audit(home: Home, prediction_id: str = "", model: str = "") -> str:
+    """The report as a text; see ``audit_report``."""
+    if not prediction_id and not model:
+        raise StateError(
+            "nothing to audit: give --prediction_id (from an answer) or --model (a use case)"
+        )
+    count = ledger.verify(home, ledger.own_trust(home))
+    lines = [f"ledger: {count} entries, chain and signed head verified"]
+    if prediction_id:
+        lines += ["", *trace(home, prediction_id)]
+    if model:
+        lines += ["", *history(home, model)]
+    return "\n".join(lines)
+
+
+def trace(home: Home, prediction_id: str) -> list[str]:
+    """Lines from the prediction to the raw files.
+
+    Raises:
+        StateError: no prediction has this id.
+        LedgerError: the ledger knows no certificate of the model that answered.
+    """
+    found = predictions.find(home, prediction_id)
+    if found is None:
+        raise StateError(
+            f"no prediction {prediction_id!r} in {home.root / 'predictions'}; take the id from "
+            "an answer, and set AIRWORTHY_HOME to the home of the server that gave it"
+        )
+    told = _certified(home, found.subject, found.certificate)
+    directory = home.root / "models" / found.use_case / found.subject
+    lines = [
+        f"prediction   {found.id} ({found.source}): {found.score:.6f}, answered {_iso(found.at)}",
+        f"  request    {', '.join(f'{k}={v}' for k, v in found.fields.items())}",
+        f"  as of      {_iso(found.prediction_time)}, features of tick {_iso(found.tick)}",
+        f"model        {found.use_case} {found.version}, subject {found.subject}",
+    ]
+    if not directory.is_dir():
+        return [*lines, *_from_ledger(told)]
+    issued, said = _verified(home, directory)
+    if found.certificate == issued.id and issued.subject != found.subject:
+        said = "FAILED: it is of another model"
+    lines.append(f"certificate  {found.certificate}: {said}")
+    if issued.id != found.certificate:
+        lines.append(f"  renewed    as {issued.id}; the ledger's entry {told['n']} names the first")
+    return [*lines, *_made_from(home, issued.predicate)]
+
+
+def history(home: Home, model: str) -> list[str]:
+    """Champions of a use case over time, from the ledger.
+
+    Raises:
+        StateError: the ledger knows no such model.
+    """
+    entries = [e for e in ledger.entries(home) if e["facts"].get("use_case") == model]
+    if not entries:
+        known = sorted({str(e["facts"].get("use_case", "")) for e in ledger.entries(home)} - {""})
+        raise StateError(
+            f"the ledger knows no model {model!r}; it knows {', '.join(known) or 'none yet'}"
+        )
+    champions = [e for e in entries if e["kind"] == "promotion"]
+    if not champions:
+        return [f"{model}: no champion yet"]
+    ends = [*(str(e["at"]) for e in champions[1:]), "now"]
+    return [
+        f"champions of {model}:",
+        *(
+            f"  {e['at']} to {end}  {e['facts']['version']:<8} {e['facts']['certificate']}  "
+            f"subject {e['subject'][:12]} (entry {e['n']})"
+            for e, end in zip(champions, ends, strict=True)
+        ),
+    ]
+
+
+def _certified(home: Home, subject: str, certificate_id: str) -> dict[str, Any]:
+    """The ledger's entry of the certificate under which an answer was given."""
+    for entry in ledger.entries(home):
+        same = (entry["kind"], entry["subject"]) == ("certificate", subject)
+        if same and entry["facts"]["certificate"] == certificate_id:
+            return entry
+    raise LedgerError(
+        f"the ledger has no entry of certificate {certificate_id} over subject {subject[:12]}: "
+        "the answer was given by a model that this home did not certify; find out which server "
+        "gave it"
+    )
+
+
+def _verified(home: Home, directory: Path) -> tuple[certificate.Certificate, str]:
+    """The certificate in a model directory, and what its verification said.
+
+    Being past its date does not make it false: an old answer was given under it.
+    """
+    issued, trust, now = certificate.read(directory), ledger.own_trust(home), datetime.now(UTC)
+    try:
+        certificate.verify(directory, trust, revoked=(), released=True, now=now)
+        revoked = issued.id in certificate.revoked(home, trust)
+    except CertificateError as exc:
+        return issued, f"FAILED: {exc}"
+    key = "development key" if issued.development else "key"
+    state = "expired" if issued.expired(now) else "valid until"
+    said = f"verified, every file as signed by {key} {issued.predicate['signer']['keyid']}, "
+    return issued, f"{said}{state} {issued.expires_at.date()}{', REVOKED' if revoked else ''}"
+
+
+def _made_from(home: Home, predicate: dict[str, Any]) -> list[str]:
+    """Execution, training rows, quarantine and raw files of a certificate."""
+    training, data = predicate["training"], predicate["data"]
+    splits = ", ".join(f"{name} {s['rows']:,}" for name, s in training["splits"].items())
+    code = predicate["code"]
+    return [
+        f"execution    {predicate['execution']}, code {code['version']} {code['commit'][:12]}",
+        f"training     {training['rows']:,} rows ({splits})",
+        f"  table      {training['table']} {_stored(home, training['table'])}",
+        *(
+            f"features     {name} {digest} {_stored(home, digest)}"
+            for name, digest in predicate["features"]["views"].items()
+        ),
+        *(
+            f"clean table  {name}, {t['rows']:,} rows, {t['digest']} {_stored(home, t['digest'])}"
+            for name, t in data["tables"].items()
+        ),
+        f"quarantine   {data['quarantine']['rows']:,} rows",
+        *(
+            f"  {c['rows']:>6,}     {c['table']}.{c['column']}: {c['check']}"
+            for c in data["quarantine"]["checks"]
+        ),
+        *_raw_files(data["sources"]),
+    ]
+
+
+def _raw_files(sources: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"raw file     {s['name']}, {s['bytes']:,} bytes, sha256 {s['sha256']}" for s in sources
+    ]
+
+
+def _stored(home: Home, digest: str) -> str:
+    """Whether a table is still stored, as it was."""
+    path = home.root / "tables" / f"{digest}.parquet"
+    if not path.exists():
+        return "(no longer stored)"
+    return "(stored, verified)" if file_digest(path) == digest else "(stored, but CHANGED)"
+
+
+def _from_ledger(told: dict[str, Any]) -> list[str]:
+    """What is left of a model whose directory was cleaned away."""
+    facts = told["facts"]
+    return [
+        f"certificate  {facts['certificate']}: the model directory is no longer stored; what "
+        f"follows is the ledger's entry {told['n']} of {told['at']}",
+        f"execution    {facts['execution']}",
+        f"training     table {facts['training_set']}",
+        *_raw_files(facts["sources"]),
+    ]
+
+
+def _iso(value: datetime) -> str:
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
