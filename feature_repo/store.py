@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 STORE_TABLE = "airworthy_store"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FeastCheck:
-    """Feast's answers against our rows: rows and values compared, differences, some of them."""
+    """Feast's answers against our rows: rows and values compared, differences, three of them."""
 
     rows: int
     values: int
     mismatches: int
-    examples: tuple[str, ...]
+    examples: list[str]
 
     def error(self) -> str:
         """What to say when they differ."""
@@ -40,13 +40,13 @@ class FeastCheck:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Materialisation:
-    """An online store: its tick, each view's entities, its file."""
+    """An online store: its tick (ISO 8601, UTC), rows over all views, its file."""
 
-    tick: datetime
-    rows: dict[str, int]
-    path: Path
+    tick: str
+    rows: int
+    path: str
 
 
 def confirm(
@@ -108,11 +108,11 @@ def _compare(ours: pd.DataFrame, theirs: pd.DataFrame) -> FeastCheck:
     equal = (ours == matched) | (ours.isna() & matched.isna())
     equal.loc[lost] = False
     differ = (~equal).to_numpy()
-    examples = tuple(
+    examples = [
         f"request {ours.index[row]}, {ours.columns[column]}: ours {ours.to_numpy()[row, column]}, "
         f"Feast's {matched.to_numpy()[row, column]}"
         for row, column in zip(*differ.nonzero(), strict=True)
-    )
+    ]
     return FeastCheck(
         rows=len(ours), values=equal.size, mismatches=len(examples),
         examples=examples[:3],
@@ -135,27 +135,23 @@ def materialise(
             store = open_store(home, use_case, online=fresh)
             apply(store, use_case, _paths(use_case, views))
             store.materialize(EPOCH, tick)
-            counts = _entities(use_case, views, tick)
+            rows = _entities(use_case, views, tick)
             _write_tick(fresh, use_case, tick)
             fresh.replace(target)
     finally:
         fresh.unlink(missing_ok=True)
-    return Materialisation(tick=tick, rows=counts, path=target)
+    return Materialisation(tick=tick.isoformat(), rows=rows, path=str(target))
 
 
-def _entities(use_case: UseCase, views: list[Table], tick: datetime) -> dict[str, int]:
-    """How many entities of each view have a row at ``tick`` or before."""
-    counts = {}
+def _entities(use_case: UseCase, views: list[Table], tick: datetime) -> int:
+    """How many entities have a row at ``tick`` or before, over all views."""
+    counts = " union all ".join(
+        f"select count(distinct ({', '.join(view.entity.keys)})) from {view.name} "
+        f"where event_timestamp <= to_timestamp({epoch_seconds(tick)})"
+        for view in use_case.views
+    )
     with connect(views) as connection:
-        for view in use_case.views:
-            keys = ", ".join(view.entity.keys)
-            row = connection.execute(
-                f"select count(*) from (select distinct {keys} from {view.name} "
-                "where event_timestamp <= to_timestamp(?))",
-                [epoch_seconds(tick)],
-            ).fetchone()
-            counts[view.name] = int(row[0]) if row else 0
-    return counts
+        return sum(int(row[0]) for row in connection.execute(counts).fetchall())
 
 
 def _write_tick(path: Path, use_case: UseCase, tick: datetime) -> None:
