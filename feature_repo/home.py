@@ -91,6 +91,16 @@ def crd_path() -> Path | None:
     return Path(value) if value else None
 
 
+def server_image() -> str:
+    """Image of the serving pods: ``$AIRWORTHY_SERVER_IMAGE``."""
+    return os.environ.get("AIRWORTHY_SERVER_IMAGE", "airworthy-server:0.1.0")
+
+
+def model_storage() -> str:
+    """Address under which a cluster finds ``models/`` of the home: ``$AIRWORTHY_MODEL_STORAGE``."""
+    return os.environ.get("AIRWORTHY_MODEL_STORAGE", "pvc://airworthy-home/models")
+
+
 def development_key_allowed() -> bool:
     """Whether ``$AIRWORTHY_ALLOW_DEVELOPMENT_KEY`` lets development keys count; never in a
     cluster."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import ManifestError
 from feature_repo.home import write_atomically
+from serving.arguments import without_arguments
 from serving.manifest_rules import DEPLOYMENT_MODE, SUBJECT, check_rules
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def build(deployment: Deployment) -> dict[str, Any]:
         ManifestError: a value breaks a rule of the webhook or of ours, or the installed
             ``kubernetes`` package does not know the typed objects (37 writes snake_case).
     """
-    from kserve import V1beta1InferenceService, V1beta1InferenceServiceSpec
+    with without_arguments():
+        from kserve import V1beta1InferenceService, V1beta1InferenceServiceSpec
     from kubernetes.client import ApiClient, V1ObjectMeta
 
     service = V1beta1InferenceService(

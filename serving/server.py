@@ -19,6 +19,7 @@ import numpy as np
 from feature_repo.errors import AirworthyError, CertificateError, StateError
 from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
+from serving.arguments import without_arguments
 from serving.artifact import read_model
 from serving.certificate import Cleared, clear
 from serving.dsse import trust
@@ -51,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AirworthyError as exc:
         log("cannot serve", logging.ERROR, code=EXIT_ARGUMENTS, reason=str(exc))
         return EXIT_ARGUMENTS
-    # KServe parses sys.argv when it is imported, and takes seconds: a refusal need not wait.
-    sys.argv = sys.argv[:1]
-    from serving.kserve_model import run
+    with without_arguments():  # late: the import takes seconds, a refusal need not wait for it
+        from serving.kserve_model import run
 
     log("starting", port=args.port, path=f"/v1/models/{service.name}:predict")
     try:

@@ -1,0 +1,216 @@
+"""Release: a server process proves that it answers as the model did offline; then it is signed.
+
+The order of writing makes a kill harmless: manifest, signed statement, pointer, ledger entry.
+A rerun finds the statement and only completes what is missing after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from html import escape
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import NamedTuple
+
+from flytekit import Deck, task
+
+from feature_repo.contract import UseCase
+from feature_repo.errors import PromotionError
+from feature_repo.home import Home, crd_path, model_storage, server_image, write_atomically
+from feature_repo.registry import get_use_case
+from feature_repo.tables import Table
+from serving.certificate import (
+    RELEASE_TYPE,
+    Certificate,
+    clear,
+    read,
+    release_path,
+    release_statement,
+)
+from serving.dsse import signing_key
+from serving.manifest import Deployment, build, to_yaml
+from serving.manifest_rules import validate
+from serving.online import OnlineStore
+from serving.releases import write_current
+from serving.statements import Statement, write_statement
+from tasks import ledger
+from tasks.probe import Probed, probe, sample_requests
+from tasks.resources import DATA
+from tasks.steps import StepLog, step
+from tasks.types import State, Step
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release: subject digest, manifest file, how many requests were probed and the largest
+    difference between a served and an offline answer, the id of one probed prediction.
+    ``released`` is False for a model that the gate refused; ``already``: released before."""
+
+    subject: str
+    manifest: str
+    probes: int
+    max_difference: float
+    prediction_id: str
+    released: bool
+    already: bool
+
+
+class Released(NamedTuple):
+    """The release, and what the step did."""
+
+    release: Release
+    step: Step
+
+
+@task(
+    requests=DATA, retries=1, timeout=timedelta(minutes=20), enable_deck=True, deck_fields=()
+)  # not cached: a release is a fact about now
+def release(
+    state: State,
+    use_case: str,
+    model_dir: str,
+    training_set: Table,
+    passed: bool,
+    probes: int = 20,
+) -> Released:
+    """Start the model's server, compare its answers with offline predictions, sign the release.
+
+    A model that the gate refused is not released, and the pipeline goes on to say so. Repeating
+    the step for a released model starts no server and changes nothing.
+
+    Raises:
+        SkewError: a served answer differs from the offline one.
+        StateError: the server did not become ready, or the store has no request to compare.
+        CertificateError: the model's certificate does not hold.
+    """
+    with step("release") as log:
+        if not passed:
+            log.say("refused by the gate: nothing is released")
+            refused = Release(Path(model_dir).name, "", 0, 0.0, "", False, False)
+            return Released(refused, log.record)
+        made = release_model(
+            state.home(), get_use_case(use_case), Path(model_dir), training_set, probes, log
+        )
+    return Released(made, log.record)
+
+
+def release_model(
+    home: Home, use_case: UseCase, model_dir: Path, training_set: Table, probes: int, log: StepLog
+) -> Release:
+    """Release a certified model once; see ``release``.
+
+    Raises:
+        PromotionError: its certificate says that the gate refused it.
+    """
+    with home.lock(f"release-{use_case.name}"):
+        trust = ledger.own_trust(home)
+        gate = read(model_dir).predicate.get("gate") or {}
+        if gate.get("passed") is not True:
+            raise PromotionError(
+                f"the gate refused the model in {model_dir}: it is never released; train one "
+                "that passes"
+            )
+        certificate = clear(home, model_dir, trust, datetime.now(timezone.utc)).certificate
+        statement = release_statement(home, use_case.name, certificate.subject, trust)
+        already = statement is not None
+        if statement is None:
+            probed = _prove(home, use_case, model_dir, training_set, probes, certificate, log)
+            _manifest(home, use_case, certificate, log)
+            statement = _sign(home, use_case, certificate, probed)
+        else:
+            log.say(f"already released at {statement.predicate['released_at']}")
+        _complete(home, use_case, model_dir, certificate)
+    said = statement.predicate
+    return Release(
+        subject=certificate.subject,
+        manifest=str(_manifest_path(home, use_case, certificate)),
+        probes=said["probes"],
+        max_difference=said["max_difference"],
+        prediction_id=said["prediction_id"],
+        released=True,
+        already=already,
+    )
+
+
+def _prove(
+    home: Home, use_case: UseCase, model_dir: Path, training_set: Table, probes: int,
+    certificate: Certificate, log: StepLog,
+) -> list[Probed]:  # fmt: skip
+    store = OnlineStore(home.path("online", f"{use_case.name}.db"), use_case)
+    tick = store.tick
+    store.close()
+    rows = sample_requests(use_case, training_set, tick, probes)
+    probed = probe(home, use_case, model_dir, rows, certificate.development)
+    worst = max(p.difference for p in probed)
+    log.say(
+        f"{len(probed)} requests as of {tick:%Y-%m-%d %H:%M}Z asked over HTTP: largest difference "
+        f"to offline {worst:.1e}; for example prediction {probed[0].prediction_id}"
+    )
+    Deck("Release", _table(probed))
+    return probed
+
+
+def _manifest(home: Home, use_case: UseCase, certificate: Certificate, log: StepLog) -> None:
+    manifest = build(
+        Deployment(
+            use_case=use_case.name,
+            subject=certificate.subject,
+            version=str(certificate.predicate.get("version") or certificate.subject[:12]),
+            storage_uri=f"{model_storage()}/{use_case.name}/{certificate.subject}",
+            image=server_image(),
+        )
+    )
+    checks = validate(manifest, crd_path())
+    write_atomically(_manifest_path(home, use_case, certificate), to_yaml(manifest).encode())
+    log.say("manifest: " + ", ".join(f"{check.name} {check.note}" for check in checks))
+
+
+def _sign(
+    home: Home, use_case: UseCase, certificate: Certificate, probed: Sequence[Probed]
+) -> Statement:
+    path = release_path(home, use_case.name, certificate.subject)
+    predicate = {
+        "use_case": use_case.name,
+        "subject": certificate.subject,
+        "certificate": certificate.id,
+        "released_at": datetime.now(timezone.utc).isoformat(),
+        "probes": len(probed),
+        "max_difference": max(p.difference for p in probed),
+        "prediction_id": probed[0].prediction_id,
+        "software": installed_version("airworthy"),
+    }
+    write_statement(path, signing_key(home), RELEASE_TYPE, certificate.files, predicate)
+    written = release_statement(home, use_case.name, certificate.subject, ledger.own_trust(home))
+    if written is None:
+        raise PromotionError(f"{path} vanished while it was written; release again")
+    return written
+
+
+def _complete(home: Home, use_case: UseCase, model_dir: Path, certificate: Certificate) -> None:
+    """Pointer and ledger entry, once: a later release or rollback moves the pointer for good."""
+    told = any(
+        e["kind"] == "release" and e["subject"] == certificate.subject for e in ledger.entries(home)
+    )
+    if told:
+        return
+    version = str(certificate.predicate.get("version") or "")
+    write_current(home, use_case.name, certificate.subject, model_dir, version)
+    facts = {"use_case": use_case.name, "version": version, "certificate": certificate.id}
+    ledger.append(home, "release", certificate.subject, facts)
+
+
+def _manifest_path(home: Home, use_case: UseCase, certificate: Certificate) -> Path:
+    folder = release_path(home, use_case.name, certificate.subject).parent
+    return folder / "inferenceservice.yaml"
+
+
+def _table(probed: Sequence[Probed]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(p.request_id)}</td><td>{p.served:.6f}</td><td>{p.offline:.6f}</td>"
+        f"<td>{p.difference:.1e}</td><td><code>{escape(p.prediction_id)}</code></td></tr>"
+        for p in probed
+    )
+    head = "".join(f"<th>{h}</th>" for h in ("request", "served", "offline", "difference", "id"))
+    return f"<table><tr>{head}</tr>{rows}</table>"
