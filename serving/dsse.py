@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -168,6 +169,22 @@ def open_envelope(envelope: Mapping[str, Any], trust: Trust) -> tuple[bytes, str
             ) from exc
         return payload, keyid
     raise CertificateError(_untrusted([keyid for keyid, _ in signatures], trust))
+
+
+def encode(envelope: Mapping[str, Any]) -> bytes:
+    """The one text of an envelope. Base64 and JSON allow several for the same content; a file
+    that is not this one was changed after it was written.
+
+    Raises:
+        CertificateError: it is no DSSE envelope.
+    """
+    payload_type, payload, signatures = _parts(envelope)
+    document = {
+        "payloadType": payload_type,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": k, "sig": base64.b64encode(s).decode()} for k, s in signatures],
+    }
+    return json.dumps(document, indent=1).encode()
 
 
 def payload_of(envelope: Mapping[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 
 from feature_repo.errors import CertificateError
 from feature_repo.home import write_atomically
-from serving.dsse import HOW_TO_ALLOW, SigningKey, Trust, open_envelope, payload_of
+from serving.dsse import HOW_TO_ALLOW, SigningKey, Trust, encode, open_envelope, payload_of
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -47,7 +47,7 @@ def sign_statement(
         "predicate": {**predicate, "signer": signer},
     }
     payload = json.dumps(_plain(statement), sort_keys=True, allow_nan=False).encode()
-    return json.dumps(key.sign(PAYLOAD_TYPE, payload), indent=1).encode()
+    return encode(key.sign(PAYLOAD_TYPE, payload))
 
 
 def write_statement(
@@ -65,7 +65,8 @@ def read_statement(path: Path, kind: str, trust: Trust | None) -> Statement:
             or signed by a development key where that is not allowed.
     """
     try:
-        envelope = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        envelope = json.loads(content)
     except FileNotFoundError as exc:
         raise CertificateError(f"{path} is missing; issue it, or restore it") from exc
     except (OSError, ValueError) as exc:
@@ -76,6 +77,11 @@ def read_statement(path: Path, kind: str, trust: Trust | None) -> Statement:
         if trust is None:
             payload, keyid = payload_of(envelope), ""
         else:
+            if encode(envelope) != content:
+                raise CertificateError(
+                    "it is not written as it was when it was signed; restore the original, or "
+                    "issue it anew"
+                )
             payload, keyid = open_envelope(envelope, trust)
         statement = _statement(payload, keyid, kind)
         if trust is not None:
