@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.contract import UseCase
-from feature_repo.home import Home
+from feature_repo.home import Home, digest_of
 from feature_repo.repo import apply, open_store
 from feature_repo.tables import Table, connect, named, read_table, table_path
 from feature_repo.ticks import EPOCH, epoch_seconds
@@ -42,11 +42,15 @@ class FeastCheck:
 
 @dataclass(frozen=True)
 class Materialisation:
-    """An online store: its tick (ISO 8601, UTC), rows over all views, its file."""
+    """An online store: its tick (ISO 8601, UTC), rows over all views, its file.
+
+    ``already``: it held just this before, and was left as it is.
+    """
 
     tick: str
     rows: int
     path: str
+    already: bool
 
 
 def confirm(
@@ -130,17 +134,21 @@ def materialise(
     tick = EPOCH + ((until - EPOCH) // use_case.tick) * use_case.tick
     target = home.path("online", f"{use_case.name}.db")
     fresh = target.with_name(f".{use_case.name}.{uuid.uuid4().hex}.tmp")
+    content = digest_of({view.name: view.digest for view in views})
+    state = (use_case.name, epoch_seconds(tick), use_case.declaration, content)
+    rows = _entities(use_case, views, tick)
+    if _state(target) == state:
+        return Materialisation(tick=tick.isoformat(), rows=rows, path=str(target), already=True)
     try:
         with home.lock(f"feast-{use_case.name}"):
             store = open_store(home, use_case, online=fresh)
             apply(store, use_case, _paths(use_case, views))
             store.materialize(EPOCH, tick)
-            rows = _entities(use_case, views, tick)
-            _write_tick(fresh, use_case, tick)
+            _write_state(fresh, state)
             fresh.replace(target)
     finally:
         fresh.unlink(missing_ok=True)
-    return Materialisation(tick=tick.isoformat(), rows=rows, path=str(target))
+    return Materialisation(tick=tick.isoformat(), rows=rows, path=str(target), already=False)
 
 
 def _entities(use_case: UseCase, views: list[Table], tick: datetime) -> int:
@@ -154,13 +162,22 @@ def _entities(use_case: UseCase, views: list[Table], tick: datetime) -> int:
         return sum(int(row[0]) for row in connection.execute(counts).fetchall())
 
 
-def _write_tick(path: Path, use_case: UseCase, tick: datetime) -> None:
-    """The store's own tick and declaration, beside the features they hold for."""
+def _state(path: Path) -> tuple[str, int, str, str] | None:
+    """Use case, tick, declaration and content of the store at ``path``; None without one."""
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(path)) as connection:
+        row: tuple[str, int, str, str] = connection.execute(
+            f"SELECT use_case, tick_seconds, declaration, content FROM {STORE_TABLE}"
+        ).fetchone()
+    return row
+
+
+def _write_state(path: Path, state: tuple[str, int, str, str]) -> None:
+    """The store's own tick, declaration and content, beside the features they hold for."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
-            f"CREATE TABLE {STORE_TABLE} (use_case TEXT, tick_seconds INTEGER, declaration TEXT)"
+            f"CREATE TABLE {STORE_TABLE} "
+            "(use_case TEXT, tick_seconds INTEGER, declaration TEXT, content TEXT)"
         )
-        connection.execute(
-            f"INSERT INTO {STORE_TABLE} VALUES (?, ?, ?)",
-            (use_case.name, epoch_seconds(tick), use_case.declaration),
-        )
+        connection.execute(f"INSERT INTO {STORE_TABLE} VALUES (?, ?, ?, ?)", state)

@@ -9,20 +9,27 @@ from typing import NamedTuple
 from flytekit import current_context, task
 
 from feature_repo.home import open_home
+from feature_repo.registry import get_use_case
+from tasks.cache import code_version
 from tasks.resources import SMALL
 from tasks.types import State
 
 
 class Opened(NamedTuple):
-    """The home, the execution's id and when it began (ISO, UTC)."""
+    """The home, the execution's id, when it began (ISO, UTC), and the use case's version.
+
+    ``declaration`` is the digest of the use case's declaration and of its package's code: an
+    input of every cached step, so that no step answers for a use case that has changed.
+    """
 
     state: State
     execution: str
     began: str
+    declaration: str
 
 
 @task(requests=SMALL, retries=2)
-def open_state() -> Opened:
+def open_state(use_case: str) -> Opened:
     """Open the home that ``AIRWORTHY_HOME`` names and give the execution its id.
 
     On a cluster the id is Flyte's; a local run has none of its own, so it gets a fresh one.
@@ -34,4 +41,5 @@ def open_state() -> Opened:
     if execution.domain == "local":
         name = f"local-{began:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     print(f"[open] home {home.root}, execution {name}", flush=True)
-    return Opened(State(str(home.root), home.id), name, began.isoformat())
+    declaration = get_use_case(use_case).declaration + code_version(f"feature_repo.{use_case}")
+    return Opened(State(str(home.root), home.id), name, began.isoformat(), declaration)

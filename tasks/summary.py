@@ -1,17 +1,16 @@
-"""The last step: what the execution did, as a table, as JSON and as a ledger entry."""
+"""An execution's summary: as JSON in the home, as a table on the terminal, as an exit code."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from feature_repo.home import Home, open_home, write_atomically
-from tasks.types import Step, Verdict
+from tasks.types import Step
 
 REPORT = "summary.json"
 
@@ -28,38 +27,6 @@ def step_rows(steps: list[Step], began: str) -> list[dict[str, Any]]:
         }
         for s in steps
     ]
-
-
-def summarise(
-    *,
-    use_case: str,
-    execution: str,
-    evaluation: dict[str, Any],
-    verdicts: list[Verdict],
-    rows: dict[str, int],
-    paths: dict[str, str],
-    certificate: str,
-    version: str,
-    passed: bool,
-    released: bool,
-    steps: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """The summary as it is written to ``reports/summary.json``."""
-    return {
-        "use_case": use_case,
-        "execution": execution,
-        **rows,
-        "test": evaluation["test"],
-        "reference": evaluation["reference"],
-        "constant": evaluation["constant"],
-        "gate": {"passed": passed, "verdicts": [asdict(v) for v in verdicts]},
-        "certificate": {"id": certificate, "path": paths["certificate"]},
-        "model": {"version": version, "path": paths["model"], "released": released},
-        "card": paths["card"],
-        "manifest": paths["manifest"],
-        "ledger": paths["ledger"],
-        "steps": steps,
-    }
 
 
 def write_summary(home: Home, summary: dict[str, Any]) -> Path:
@@ -147,11 +114,6 @@ def check(home: Home) -> int:
         file=sys.stderr,
     )
     return 1
-
-
-def seconds_of(steps: list[dict[str, Any]]) -> timedelta:
-    """Time spent in steps that really ran."""
-    return timedelta(seconds=sum(s["seconds"] for s in steps if not s["cached"]))
 
 
 if __name__ == "__main__":

@@ -101,3 +101,6 @@ class Certified:
     version: str
     passed: bool
     already: bool
+
+
+DEFAULT_CONFIG = TrainingConfig()
