@@ -26,6 +26,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _PREDICT = re.compile(r"^/v1/models/([^/]+):predict$")
 _INFER = re.compile(r"^/v2/models/([^/]+)/infer$")
+_MAX_DRAINED = 32 * MAX_BODY
+_MAX_SAID = 1000
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -107,19 +109,23 @@ def _check_headers(headers: dict[bytes, bytes]) -> None:
 
 
 async def _read(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
+    """The body. One that is too large is read to its end and dropped, within reason: a client
+    that is still sending would see a broken connection instead of the 413."""
     declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > MAX_BODY:
+    if declared.isdigit() and int(declared) > _MAX_DRAINED:
         raise _too_large()
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Gone
         part = message.get("body", b"")
         size += len(part)
-        if size > MAX_BODY:
+        if size <= MAX_BODY:
+            parts.append(part)
+        if size > _MAX_DRAINED or (size > MAX_BODY and not message.get("more_body")):
             raise _too_large()
-        parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
 
@@ -183,7 +189,10 @@ def _v2(service: Service, request_id: str, answers: Sequence[Answer]) -> dict[st
 
 
 def _error(field: str, message: str) -> bytes:
-    return orjson.dumps({"error": {"field": field, "message": message}})
+    """Both may quote the caller, who may have sent half a surrogate pair or a megabyte."""
+    said = {"field": field[:_MAX_SAID], "message": message[:_MAX_SAID]}
+    clean = {k: v.encode("utf-8", "replace").decode() for k, v in said.items()}
+    return orjson.dumps({"error": clean})
 
 
 async def _send(send: Send, status: int, body: bytes) -> None:

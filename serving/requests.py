@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ MAX_BATCH = 1024
 MAX_STRING = 256
 _YEARS = (1900, 2200)
 TIME = "prediction_time"
+_LARGEST = 1e300  # an integer may be too large to become a float at all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +40,16 @@ def parse_v1(body: bytes, use_case: UseCase, now: datetime) -> list[Instance]:
     Raises:
         RequestError: 400 the body's form, 413 too many instances, 422 a field.
     """
-    document = _json_object(body)
+    document, fault = _json_object(body)
     _only(document, {"instances"}, "")
     instances = document.get("instances")
     if not isinstance(instances, list) or not instances:
         raise RequestError(400, "instances", 'send {"instances": [{field: value, …}, …]}')
     _check_size(len(instances))
-    return [_instance(i, value, use_case, now) for i, value in enumerate(instances)]
+    checked = [_instance(i, value, use_case, now) for i, value in enumerate(instances)]
+    if fault is not None:
+        raise fault
+    return checked
 
 
 def parse_v2(body: bytes, use_case: UseCase, now: datetime) -> tuple[str, list[Instance]]:
@@ -55,7 +60,7 @@ def parse_v2(body: bytes, use_case: UseCase, now: datetime) -> tuple[str, list[I
     Raises:
         RequestError: 400 the body's form, 413 too many instances, 422 a tensor or a field.
     """
-    document = _json_object(body)
+    document, fault = _json_object(body)
     _only(document, {"id", "parameters", "inputs", "outputs"}, "")
     tensors = document.get("inputs")
     if not isinstance(tensors, list) or not tensors:
@@ -75,6 +80,8 @@ def parse_v2(body: bytes, use_case: UseCase, now: datetime) -> tuple[str, list[I
     _check_size(rows)
     questions = [{name: data[i] for name, data in columns.items()} for i in range(rows)]
     instances = [_instance(i, q, use_case, now) for i, q in enumerate(questions)]
+    if fault is not None:
+        raise fault
     return str(document.get("id") or ""), instances
 
 
@@ -98,14 +105,21 @@ def naive(instant: datetime) -> datetime:
     return instant.astimezone(timezone.utc).replace(tzinfo=None)
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def _json_object(body: bytes) -> tuple[dict[str, Any], RequestError | None]:
+    """The body, and why it must be refused although it can be read: a NaN, say, is no JSON, but
+    the caller learns more from the name of the field that it is in."""
+    fault = None
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
-        raise RequestError(400, "", f"the body is no JSON: {exc}") from exc
+        fault = RequestError(400, "", f"the body is no JSON: {exc}")
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            raise fault from exc
     if not isinstance(document, dict):
         raise RequestError(400, "", "the body must be a JSON object")
-    return document
+    return document, fault
 
 
 def _only(document: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -171,7 +185,7 @@ def _number(where: str, field: RequestField, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RequestError(422, where, f"must be a number, not {_kind(value)}")
     low, high = field.bounds
-    if not math.isfinite(value):
+    if not math.isfinite(value if abs(value) < _LARGEST else math.inf):
         raise RequestError(422, where, "must be a finite number")
     if not low <= value <= high:
         raise RequestError(422, where, f"{value} is not between {low} and {high}")

@@ -1,0 +1,165 @@
+"""A release: asked over HTTP, compared with offline, signed once, finished after a kill."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from serving_helpers import FLIGHT, TICK, certified_model, flights_store, predicate, write_model
+
+from feature_repo.errors import CertificateError, PromotionError, SkewError, StateError
+from feature_repo.home import Home, digest_of, folder_digests
+from feature_repo.registry import get_use_case
+from feature_repo.tables import Table, write_table
+from serving import certificate, dsse
+from serving.predictions import find
+from serving.releases import read_current
+from tasks import ledger
+from tasks.release import Release, release_model
+from tasks.steps import StepLog
+
+FLIGHTS = get_use_case("flights")
+ASKED = datetime(2013, 11, 5, 14, 5, tzinfo=timezone.utc)
+INSTANT = pa.timestamp("us", tz="UTC")
+
+
+def training_set(home: Home, rows: int = 3, **changes: float) -> Table:
+    """Rows that read the store's tick as the store holds it, one without an aircraft, and one
+    of another tick; ``changes`` are features that differ from the store's."""
+    values: dict[str, list[Any]] = {"request_id": [f"flight-{i}" for i in range(rows + 1)]}
+    values["prediction_time"] = [ASKED] * rows + [ASKED + timedelta(hours=1)]
+    values["tick"] = [TICK] * rows + [TICK + timedelta(hours=1)]
+    for field in FLIGHTS.fields:
+        value: Any = FLIGHT[field.name]
+        if field.dtype == "timestamp":
+            value = datetime.fromisoformat(str(value))
+        values[field.name] = [value] * (rows + 1)
+    values["distance"] = [100.0 * (i + 1) for i in range(rows + 1)]
+    values["tailnum"][0] = None
+    for spec in FLIGHTS.features:
+        stored = TICK.timestamp() - 600 if spec.as_age else 3.0
+        values[spec.name] = [changes.get(spec.name, stored)] * (rows + 1)
+        if spec.entity.name == "tail":
+            values[spec.name][0] = None
+    types = {"prediction_time": INSTANT, "tick": INSTANT}
+    types |= {f.name: INSTANT for f in FLIGHTS.fields if f.dtype == "timestamp"}
+    types |= {s.name: pa.float64() for s in FLIGHTS.features}
+    arrays = {name: pa.array(v, types.get(name)) for name, v in values.items()}
+    return write_table(home, "training_set", pa.table(arrays))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A home in which a model may be released."""
+
+    home: Home
+    folder: Path
+    table: Table
+
+    def release(self) -> Release:
+        """Release the model."""
+        return release_model(self.home, FLIGHTS, self.folder, self.table, 20, StepLog("release"))
+
+    @property
+    def statement(self) -> Path:
+        """The signed release statement."""
+        return certificate.release_path(self.home, "flights", self.folder.name)
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ready:
+    """A certified model, its online store and training set, with a development key."""
+    for name in ("SIGNING_KEY", "TRUSTED_KEYS", "ALLOW_DEVELOPMENT_KEY"):
+        monkeypatch.delenv(f"AIRWORTHY_{name}", raising=False)
+    home = Home(root=tmp_path)
+    folder, _ = certified_model(home, FLIGHTS, version="1.0.0")
+    flights_store(home)
+    return Ready(home=home, folder=folder, table=training_set(home))
+
+
+def test_a_release_is_probed_signed_and_pointed_at_and_done_once(ready: Ready) -> None:
+    made = ready.release()
+    assert made.released
+    assert not made.already
+    assert made.probes == 3
+    assert made.max_difference < 1e-5
+    recorded = find(ready.home, made.prediction_id)
+    assert recorded is not None
+    assert recorded.subject == made.subject == ready.folder.name
+    manifest = yaml.safe_load(Path(made.manifest).read_text())
+    assert manifest["kind"] == "InferenceService"
+    assert made.subject in Path(made.manifest).read_text()
+    assert read_current(ready.home, "flights") == (ready.folder, "1.0.0")
+    before = ready.statement.read_bytes()
+    predictions = (ready.home.root / "predictions" / "flights.db").stat().st_size
+
+    again = ready.release()
+    assert again.already
+    assert (again.probes, again.prediction_id) == (made.probes, made.prediction_id)
+    assert ready.statement.read_bytes() == before
+    assert (ready.home.root / "predictions" / "flights.db").stat().st_size == predictions
+    entries = [e for e in ledger.entries(ready.home) if e["kind"] == "release"]
+    assert [e["subject"] for e in entries] == [made.subject]
+
+    # Killed after the statement: the rerun completes pointer and ledger, and starts no server.
+    (ready.home.root / "releases" / "flights" / "current.json").unlink()
+    for file in (ready.home.root / "ledger").iterdir():
+        file.unlink()
+    for file in (ready.home.root / "online").iterdir():
+        file.unlink()
+    healed = ready.release()
+    assert healed.already
+    assert read_current(ready.home, "flights")[0] == ready.folder
+
+
+def test_a_store_that_disagrees_with_the_training_set_stops_the_release(ready: Ready) -> None:
+    skewed = Ready(home=ready.home, folder=ready.folder, table=training_set(ready.home, temp=-20.0))
+    with pytest.raises(SkewError, match="the online store and the training set disagree"):
+        skewed.release()
+    assert not ready.statement.exists()
+    with pytest.raises(StateError, match="released"):
+        read_current(ready.home, "flights")
+
+
+def test_a_store_of_another_tick_has_nothing_to_compare(ready: Ready) -> None:
+    flights_store(ready.home, TICK + timedelta(hours=5))
+    with pytest.raises(StateError, match="no request of the training set"):
+        ready.release()
+
+
+def test_a_refused_model_is_not_released(ready: Ready) -> None:
+    (ready.folder / "certificate.json").unlink()
+    refused = predicate(FLIGHTS, gate={"passed": False, "verdicts": []})
+    key, now = dsse.signing_key(ready.home), datetime.now(timezone.utc)
+    certificate.issue(key, ready.folder, refused, timedelta(days=90), now)
+    with pytest.raises(PromotionError, match="never released"):
+        ready.release()
+
+
+def test_an_expired_certificate_blocks_a_new_release(ready: Ready) -> None:
+    (ready.folder / "certificate.json").unlink()
+    key, long_ago = dsse.signing_key(ready.home), datetime(2020, 1, 1, tzinfo=timezone.utc)
+    certificate.issue(key, ready.folder, predicate(FLIGHTS), timedelta(days=90), long_ago)
+    with pytest.raises(CertificateError, match="expired"):
+        ready.release()
+
+
+def test_a_model_that_cannot_be_loaded_says_why(ready: Ready) -> None:
+    """Certified, but its preprocessing is not what this program reads."""
+    folder = ready.home.path("models", "flights", "broken")
+    write_model(folder, FLIGHTS)
+    (folder / "preprocess.json").write_text(json.dumps({"numeric": []}))
+    folder = folder.rename(folder.with_name(digest_of(folder_digests(folder))))
+    now = datetime.now(timezone.utc)
+    certificate.issue(
+        dsse.signing_key(ready.home), folder, predicate(FLIGHTS), timedelta(days=9), now
+    )
+    broken = Ready(home=ready.home, folder=folder, table=ready.table)
+    with pytest.raises(StateError, match="cannot be loaded"):
+        broken.release()
