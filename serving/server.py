@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log("starting", port=args.port, path=f"/v1/models/{service.name}:predict")
     try:
         run(service, args.port)
+    except SystemExit:  # uvicorn has logged why it cannot listen; its code 3 is ours for another
+        return EXIT_STATE
     finally:
         service.close()
     log("stopped")
@@ -72,6 +75,7 @@ def prepare(args: argparse.Namespace) -> Service:
         StateError: feature store, prediction log or model files are not as they should be.
         DeclarationError: there is no such use case.
     """
+    _check_port(args.port)
     home, use_case = open_home(args.home), get_use_case(args.use_case)
     folder, version = (
         read_current(home, use_case.name) if args.champion else (Path(args.model_dir), "")
@@ -98,6 +102,16 @@ def prepare(args: argparse.Namespace) -> Service:
         version=version,
         threshold=read_model(folder).threshold,
     )
+
+
+def _check_port(port: int) -> None:
+    """Say it at once; the server itself would find out only after its slow imports."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except (OSError, OverflowError) as exc:
+            raise StateError(f"port {port} cannot be listened at ({exc}); choose another") from exc
 
 
 def _check_use_case(use_case: UseCase, folder: Path) -> None:

@@ -40,6 +40,16 @@ StoredRows = list[tuple[Mapping[str, Any], datetime, Mapping[str, float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Running:
+    """A server process that is up."""
+
+    home: Home
+    folder: Path
+    port: int
+    process: subprocess.Popen[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Response:
     """An HTTP answer."""
 

@@ -2,84 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from serving_helpers import NOW, certified_model, predicate, write_model
+from certificate_helpers import FLIGHTS, Made, other_key, refusal
+from serving_helpers import NOW, predicate, write_model
 
 from feature_repo.errors import CertificateError
-from feature_repo.home import Home
-from feature_repo.registry import get_use_case
 from serving import certificate, dsse
-from serving.certificate import Certificate, Cleared
 from serving.statements import read_statement, write_statement
 
-FLIGHTS = get_use_case("flights")
 FILES = (
     "model.onnx", "preprocess.json", "model.json", "evaluation.json", "gate.json", "lineage.json",
     "card.md", "card.html", "calibration.png", "certificate.json",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """A home with one certified model, signed by a production key that is trusted."""
-
-    home: Home
-    folder: Path
-    certificate: Certificate
-    key: dsse.SigningKey
-
-    def clear(self, days: int = 0) -> Cleared:
-        """The check that a server does, ``days`` from now, without development keys."""
-        return certificate.clear(
-            self.home, self.folder, dsse.trust(self.home), NOW + timedelta(days=days)
-        )
-
-
-def pem_of(key: Ed25519PrivateKey) -> bytes:
-    """A private key as PEM."""
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def other_key(development: bool = False) -> dsse.SigningKey:
-    """A fresh key that nobody trusts yet."""
-    private = Ed25519PrivateKey.generate()
-    keyid = dsse.key_id(private.public_key())
-    return dsse.SigningKey(keyid=keyid, development=development, private=private)
-
-
-@pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    """A certified model and the environment of an installation with its own key."""
-    home, trusted = Home(root=tmp_path / "home"), tmp_path / "trusted"
-    trusted.mkdir()
-    private = Ed25519PrivateKey.generate()
-    (tmp_path / "signing.pem").write_bytes(pem_of(private))
-    (trusted / "release-team.pem").write_bytes(dsse.public_pem(private.public_key()))
-    monkeypatch.setenv("AIRWORTHY_SIGNING_KEY", str(tmp_path / "signing.pem"))
-    monkeypatch.setenv("AIRWORTHY_TRUSTED_KEYS", str(trusted))
-    monkeypatch.delenv("AIRWORTHY_ALLOW_DEVELOPMENT_KEY", raising=False)
-    key = dsse.signing_key(home)
-    folder, issued = certified_model(home, FLIGHTS, key)
-    return Made(home=home, folder=folder, certificate=issued, key=key)
-
-
-def refusal(made: Made, days: int = 0) -> str:
-    """Why the model is refused."""
-    with pytest.raises(CertificateError) as refused:
-        made.clear(days)
-    return str(refused.value)
 
 
 def test_a_certified_model_is_cleared(made: Made) -> None:
@@ -173,77 +110,6 @@ def test_a_refused_model_is_refused_with_its_failed_rules(made: Made) -> None:
     assert "calibrated" not in message
 
 
-def test_a_valid_signature_by_an_untrusted_key_is_refused(made: Made) -> None:
-    (made.folder / "certificate.json").unlink()
-    stranger = other_key()
-    certificate.issue(stranger, made.folder, predicate(FLIGHTS), timedelta(days=90), NOW)
-    message = refusal(made)
-    assert stranger.keyid in message
-    assert "AIRWORTHY_TRUSTED_KEYS" in message
-
-
-def test_a_key_id_alone_proves_nothing(made: Made) -> None:
-    path = made.folder / "certificate.json"
-    path.unlink()
-    certificate.issue(other_key(), made.folder, predicate(FLIGHTS), timedelta(days=90), NOW)
-    envelope = json.loads(path.read_bytes())
-    envelope["signatures"][0]["keyid"] = made.key.keyid
-    path.write_text(json.dumps(envelope, indent=1))
-    assert "does not fit the content" in refusal(made)
-
-
-def test_a_signature_under_another_payload_type_is_refused(made: Made) -> None:
-    path = made.folder / "certificate.json"
-    envelope = json.loads(path.read_bytes())
-    envelope["payloadType"] = "application/json"
-    path.write_text(json.dumps(envelope, indent=1))
-    assert "does not fit the content" in refusal(made)
-
-
-def test_a_development_key_counts_only_where_it_is_allowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("SIGNING_KEY", "TRUSTED_KEYS", "ALLOW_DEVELOPMENT_KEY"):
-        monkeypatch.delenv(f"AIRWORTHY_{name}", raising=False)
-    home = Home(root=tmp_path)
-    folder, _ = certified_model(home, FLIGHTS)
-    with pytest.raises(CertificateError, match="--allow-development-key"):
-        certificate.clear(home, folder, dsse.trust(home), NOW)
-    allowed = certificate.clear(home, folder, dsse.trust(home, allow_development=True), NOW)
-    assert allowed.certificate.development
-    monkeypatch.setenv("AIRWORTHY_ALLOW_DEVELOPMENT_KEY", "1")
-    assert certificate.clear(home, folder, dsse.trust(home), NOW).certificate.development
-
-
-def test_a_development_key_among_the_trusted_keys_is_still_refused(
-    made: Made, tmp_path: Path
-) -> None:
-    """Whether it says that it is one, or lies."""
-    (made.folder / "certificate.json").unlink()
-    honest = other_key(development=True)
-    public = dsse.public_pem(honest.private.public_key())
-    (tmp_path / "trusted" / "laptop.pem").write_bytes(public)
-    certificate.issue(honest, made.folder, predicate(FLIGHTS), timedelta(days=90), NOW)
-    assert "development key" in refusal(made)
-    keys = made.home.path("keys", "development.pub.pem")
-    keys.write_bytes(public)
-    (made.folder / "certificate.json").unlink()
-    liar = dsse.SigningKey(keyid=honest.keyid, development=False, private=honest.private)
-    certificate.issue(liar, made.folder, predicate(FLIGHTS), timedelta(days=90), NOW)
-    assert "development key" in refusal(made)
-
-
-def test_the_development_private_key_is_readable_by_its_owner_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("AIRWORTHY_SIGNING_KEY", raising=False)
-    home = Home(root=tmp_path)
-    first, again = dsse.signing_key(home), dsse.signing_key(home)
-    assert first.keyid == again.keyid
-    assert first.development
-    assert (tmp_path / "keys" / "development.pem").stat().st_mode & 0o777 == 0o600
-
-
 def test_a_revoked_certificate_is_refused(made: Made) -> None:
     certificate.revoke(made.home, made.key, "cert-0000000000000000", "a test of the list", NOW)
     made.clear()
@@ -326,20 +192,3 @@ def test_a_damaged_certificate_is_issued_anew(made: Made) -> None:
 def test_no_envelope_at_all_is_refused(made: Made, text: str) -> None:
     (made.folder / "certificate.json").write_text(text)
     assert "certificate.json" in refusal(made)
-
-
-def test_a_trusted_keys_folder_that_is_missing_or_damaged_is_named(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "trusted" / "broken.pem").write_text("no key")
-    with pytest.raises(CertificateError, match=r"broken\.pem"):
-        dsse.trust(made.home)
-    monkeypatch.setenv("AIRWORTHY_TRUSTED_KEYS", str(tmp_path / "nowhere"))
-    with pytest.raises(CertificateError, match="nowhere"):
-        dsse.trust(made.home)
-
-
-def test_the_signed_bytes_are_those_of_the_standard() -> None:
-    """The protocol's own example."""
-    encoded = dsse.pre_authentication_encoding("http://example.com/HelloWorld", b"hello world")
-    assert encoded == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"

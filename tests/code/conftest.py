@@ -1,0 +1,54 @@
+"""One server process for all tests that only ask it; one certified model for each that harms it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from certificate_helpers import Made, pem_of
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from serving_helpers import (
+    Running,
+    certified_model,
+    flights_store,
+    free_port,
+    start_server,
+    wait_ready,
+)
+
+from feature_repo.home import Home
+from feature_repo.registry import get_use_case
+from serving import dsse
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of a tiny flights model; put back what you change in its home."""
+    home = Home(root=tmp_path_factory.mktemp("served"))
+    folder, _ = certified_model(home, get_use_case("flights"), version="1.2.3")
+    flights_store(home)
+    port = free_port()
+    process = start_server(
+        home, "--model-dir", str(folder), "--port", str(port), "--allow-development-key"
+    )
+    wait_ready(process, port)
+    yield Running(home=home, folder=folder, port=port, process=process)
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """A certified model and the environment of an installation with its own key."""
+    home, trusted = Home(root=tmp_path / "home"), tmp_path / "trusted"
+    trusted.mkdir()
+    private = Ed25519PrivateKey.generate()
+    (tmp_path / "signing.pem").write_bytes(pem_of(private))
+    (trusted / "release-team.pem").write_bytes(dsse.public_pem(private.public_key()))
+    monkeypatch.setenv("AIRWORTHY_SIGNING_KEY", str(tmp_path / "signing.pem"))
+    monkeypatch.setenv("AIRWORTHY_TRUSTED_KEYS", str(trusted))
+    monkeypatch.delenv("AIRWORTHY_ALLOW_DEVELOPMENT_KEY", raising=False)
+    key = dsse.signing_key(home)
+    folder, issued = certified_model(home, get_use_case("flights"), key)
+    return Made(home=home, folder=folder, certificate=issued, key=key)

@@ -1,0 +1,93 @@
+"""A regression's answers: a value with its unit, no decision; asked of the ASGI layer itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from serving_helpers import TICK, certified_model, write_store
+
+from feature_repo.home import Home
+from feature_repo.registry import get_use_case
+from serving.fastpath import FastPath
+from serving.online import OnlineStore
+from serving.predictions import PredictionLog, find
+from serving.predictor import Predictor
+from serving.service import Service
+from serving.telemetry import Telemetry
+
+WEATHER = get_use_case("weather")
+
+
+def ask(layer: FastPath, path: str, document: Any) -> tuple[int, Any]:
+    """One POST through the layer, its body in two parts."""
+    body, sent = json.dumps(document).encode(), []
+    parts = [(body[:5], True), (body[5:], False)]
+
+    async def receive() -> MutableMapping[str, Any]:
+        part, more = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": more}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+    asyncio.run(layer(scope, receive, send))
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> FastPath:
+    """The layer over a weather model with an empty store."""
+    home = Home(root=tmp_path)
+    folder, issued = certified_model(home, WEATHER)
+    service = Service(
+        use_case=WEATHER,
+        predictor=Predictor(WEATHER, folder),
+        store=OnlineStore(write_store(home, WEATHER, {}), WEATHER),
+        prediction_log=PredictionLog(home, "weather"),
+        telemetry=Telemetry("weather", "1.0.0", CollectorRegistry()),
+        certificate=issued,
+        version="1.0.0",
+        threshold=0.5,
+    )
+
+    async def app(*_: Any) -> None:
+        raise AssertionError("nothing falls through here")
+
+    return FastPath(app, service)
+
+
+def question() -> dict[str, Any]:
+    """A value for each field that weather declares."""
+    samples = {"string": "JFK", "number": 1.0, "timestamp": TICK.isoformat()}
+    asked: dict[str, Any] = {f.name: samples[f.dtype] for f in WEATHER.fields}
+    at = TICK + WEATHER.lag + timedelta(seconds=1)
+    return asked | {"prediction_time": at.isoformat()}
+
+
+def test_a_value_is_answered_with_its_unit_and_recorded(layer: FastPath, tmp_path: Path) -> None:
+    status, body = ask(layer, "/v1/models/weather:predict", {"instances": [question()]})
+    assert status == 200, body
+    (one,) = body["predictions"]
+    assert one["unit"] == WEATHER.unit
+    assert "probability" not in one
+    assert "decision" not in one
+    assert one["missing"] == [view.name for view in WEATHER.views]
+    recorded = find(Home(root=tmp_path), one["prediction_id"])
+    assert recorded is not None
+    assert recorded.score == one["value"]
+
+
+def test_v2_names_the_output_value(layer: FastPath) -> None:
+    tensors = [{"name": n, "shape": [1], "data": [v]} for n, v in question().items()]
+    status, body = ask(layer, "/v2/models/weather/infer", {"inputs": tensors})
+    assert status == 200, body
+    assert [o["name"] for o in body["outputs"]] == ["value", "prediction_id"]
+    assert body["id"] == body["outputs"][1]["data"][0]
