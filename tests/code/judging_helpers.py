@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -13,13 +22,20 @@ import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 
 from feature_repo.contract import Entity, EventLog, FeatureSpec, GateRule, RequestField, UseCase
-from feature_repo.home import Home
+from feature_repo.home import Home, open_home
 from feature_repo.inputs import input_columns, model_inputs
-from feature_repo.tables import Table, write_table
+from feature_repo.registry import USE_CASES
+from feature_repo.tables import Table, read_table, write_table
 from serving.preprocess import Preprocessor
+from tasks.certify import certify
+from tasks.evaluate import evaluate
 from tasks.folders import store_folder
+from tasks.gate import judge
+from tasks.model_card import write_card
+from tasks.registry import find_champion
 from tasks.rows import labelled_rows
-from tasks.types import Folder, State
+from tasks.tracking import client
+from tasks.types import Certified, Folder, SourceFile, State, Step, Verdict
 
 ORIGIN = Entity(name="origin", keys=("origin",))
 DEPARTURES = EventLog(
@@ -63,6 +79,22 @@ TOY = UseCase(
         ),
     ),
 )  # fmt: skip
+
+
+@cache
+def _empty_store() -> bytes:
+    """A migrated, empty MLflow store: making one takes MLflow seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = open_home(folder)
+        client(home).search_registered_models()
+        return (home.root / "mlflow.db").read_bytes()
+
+
+def fresh_home(root: Path) -> Home:
+    """A new home whose MLflow store is already there."""
+    home = open_home(str(root))
+    (home.root / "mlflow.db").write_bytes(_empty_store())
+    return home
 
 
 def state_of(home: Home) -> State:
@@ -173,3 +205,125 @@ def _graph(preprocessor: Preprocessor, slope: float, binary: bool) -> onnx.Model
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@contextmanager
+def toy_registered() -> Iterator[None]:
+    """The toy use case is among the known ones, and no result comes from Flyte's local cache."""
+    before = os.environ.get("FLYTE_LOCAL_CACHE_ENABLED")
+    os.environ["FLYTE_LOCAL_CACHE_ENABLED"] = "false"
+    USE_CASES[TOY.name] = TOY
+    try:
+        yield
+    finally:
+        del USE_CASES[TOY.name]
+        if before is None:
+            del os.environ["FLYTE_LOCAL_CACHE_ENABLED"]
+        else:
+            os.environ["FLYTE_LOCAL_CACHE_ENABLED"] = before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a run of the judging tasks ends with."""
+
+    certified: Certified
+    evaluation: Folder
+    card: Folder
+    verdicts: list[Verdict]
+    trained: Folder
+    training_set: Table
+
+
+def toy_quarantine(home: Home) -> Table:
+    """Two rows set aside, one of which broke two rules."""
+    table = ["flights"] * 3
+    columns = {
+        "table": table,
+        "row": [3, 3, 9],
+        "column": ["distance", "carrier", "distance"],
+        "check": ["in_range(0, 9999)", "isin", "in_range(0, 9999)"],
+        "reason": ["too far"] * 3,
+        "value": ["1", "?", "2"],
+    }
+    return write_table(home, "quarantine", pa.table(columns))
+
+
+def judged(home: Home, slope: float = 0.8, seed: int = 0) -> Judged:
+    """Evaluate, judge, write the card and certify a toy model; ``slope`` below 0 is refused."""
+    inputs, trained = judged_only(home, slope, seed)
+    return Judged(
+        certified=certify(state=state_of(home), **inputs).certified,
+        evaluation=inputs["evaluation"], card=inputs["card"], verdicts=inputs["verdicts"],
+        trained=trained, training_set=inputs["training_set"],
+    )  # fmt: skip
+
+
+def judged_only(home: Home, slope: float = 0.8, seed: int = 0) -> tuple[dict[str, Any], Folder]:
+    """What ``certify`` takes beside the state, and the trained folder."""
+    state = state_of(home)
+    case: dict[str, Any] = {"use_case": "toy", "declaration": TOY.declaration}
+    training_set = toy_training_set(home, seed=seed)
+    model = toy_model(home, read_table(training_set), slope)
+    trained = store_folder(home, "trained", lambda f: _write(f / "weights", f"{slope} {seed}"))
+    champion = find_champion(state=state, use_case="toy", model=model)
+    evaluated = evaluate(
+        state=state, **case, model=model, training_set=training_set, champion=champion
+    )
+    verdicts = judge(state=state, **case, evaluation=evaluated.evaluation)
+    made_from: dict[str, Any] = {
+        "tables": [training_set],
+        "quarantine": toy_quarantine(home),
+        "training_set": training_set,
+        "verdicts": verdicts.verdicts,
+        "evaluation": evaluated.evaluation,
+        "model": model,
+    }
+    inputs = {
+        "use_case": "toy",
+        "execution": "local-1",
+        "card": write_card(state=state, **case, **made_from).card,
+        "passed": verdicts.passed,
+        "sources": [SourceFile("flights.csv", "5" * 64, 1234)],
+        "views": [training_set],
+        "steps": [Step("train", 1.5, "2026-01-01T00:00:00+00:00", "")],
+    }
+    return {**inputs, **made_from}, trained
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def killed_at(line: int, module: str, action: Callable[[], object]) -> bool:
+    """Run ``action`` in a forked process that dies, as by kill -9, before the ``line``-th line
+    that it executes in ``module``; False when it came to its end first."""
+    child = os.fork()
+    if child == 0:
+        _die_at(line, str(Path(sys.modules[module].__file__ or "")), action)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, 9), f"the child failed with {code}"
+    return code == 9
+
+
+def _die_at(line: int, file: str, action: Callable[[], object]) -> None:
+    left = line
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != file:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                os._exit(9)
+        return trace
+
+    try:
+        sys.settrace(trace)
+        action()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)

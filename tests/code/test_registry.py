@@ -1,0 +1,307 @@
+"""Certification and the registry on a real MLflow store: once, healed, and never a refused one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from judging_helpers import (
+    Judged,
+    fresh_home,
+    judged,
+    judged_only,
+    killed_at,
+    state_of,
+    toy_registered,
+)
+
+from feature_repo.errors import CertificateError, PromotionError
+from feature_repo.home import Home, open_home
+from serving import certificate, dsse
+from tasks import ledger
+from tasks.certify import certify
+from tasks.registry import (
+    champion_directory,
+    promote,
+    promote_released,
+    promote_version,
+    register,
+    register_version,
+)
+from tasks.tracking import client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toy() -> Iterator[None]:
+    with toy_registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Judged, Judged]:
+    """A home with a good and a refused model, certified, not registered."""
+    home = fresh_home(tmp_path_factory.mktemp("template") / "home")
+    return home, judged(home, slope=0.8), judged(home, slope=-0.8)
+
+
+@pytest.fixture
+def home(template: tuple[Home, Judged, Judged], tmp_path: Path) -> Home:
+    return copy_of(template[0], tmp_path / "home")
+
+
+def copy_of(home: Home, root: Path) -> Home:
+    shutil.copytree(home.root, root)
+    return open_home(str(root))
+
+
+def directory_of(home: Home, run: Judged) -> Path:
+    return home.root / "models" / "toy" / run.certified.subject
+
+
+def put_in(home: Home, run: Judged) -> str:
+    return register_version(home, "toy", directory_of(home, run), run.trained)
+
+
+def versions(home: Home) -> dict[str, dict[str, str]]:
+    found = client(home).search_model_versions("name = 'toy'")
+    return {str(v.version): dict(v.tags) for v in found}
+
+
+def aliases(home: Home) -> dict[str, str]:
+    (model,) = client(home).search_registered_models("name = 'toy'")
+    return {name: str(number) for name, number in model.aliases.items()}
+
+
+def promotions(home: Home) -> list[str]:
+    return [e["facts"]["version"] for e in ledger.entries(home) if e["kind"] == "promotion"]
+
+
+def test_the_certificate_tells_the_whole_story(template: tuple[Home, Judged, Judged]) -> None:
+    home, good, refused = template
+    issued = certificate.read(directory_of(home, good))
+    told = issued.predicate
+    assert told["version"] == "1.0.0"
+    assert told["gate"]["passed"] is True
+    assert told["execution"] == "local-1"
+    assert told["data"]["sources"] == [{"name": "flights.csv", "sha256": "5" * 64, "bytes": 1234}]
+    assert told["data"]["quarantine"]["rows"] == 2
+    assert told["training"]["table"] == good.training_set.digest
+    assert set(told["training"]["splits"]) == {"training", "validation", "test"}
+    assert told["cost"]["seconds"] == 1.5
+    assert len(told["code"]["lock"]) == 64
+    assert told["metrics"]["test"]["ci"]["auc"]
+    life = datetime.fromisoformat(told["expires_at"]) - datetime.fromisoformat(told["issued_at"])
+    assert life == timedelta(days=90)
+    assert certificate.read(directory_of(home, refused)).predicate["gate"]["passed"] is False
+    assert not refused.certified.passed
+
+
+def test_certifying_again_changes_nothing(template: tuple[Home, Judged, Judged]) -> None:
+    home, good, _ = template
+    before = (directory_of(home, good) / "certificate.json").read_bytes()
+    again = judged(home, slope=0.8).certified
+    assert again.already
+    assert (again.subject, again.version) == (good.certified.subject, "1.0.0")
+    assert (directory_of(home, good) / "certificate.json").read_bytes() == before
+    assert len([e for e in ledger.entries(home) if e["kind"] == "certificate"]) == 2
+
+
+def test_a_changed_directory_is_not_certified_again(home: Home, tmp_path: Path) -> None:
+    fresh = fresh_home(tmp_path / "fresh")
+    run = judged(fresh)
+    (directory_of(fresh, run) / "model.onnx").write_bytes(b"other weights")
+    with pytest.raises(CertificateError, match="something changed it; delete"):
+        judged(fresh)
+
+
+def test_registering_is_idempotent(home: Home, template: tuple[Home, Judged, Judged]) -> None:
+    good, refused = template[1:]
+    assert [put_in(home, r) for r in (good, good, refused, good)] == ["1", "1", "2", "1"]
+    tags = versions(home)
+    assert tags["1"]["airworthy.gate"] == "passed"
+    assert tags["2"]["airworthy.gate"] == "refused"
+    assert tags["1"]["airworthy.subject"] == good.certified.subject
+    assert tags["1"]["airworthy.certificate"] == good.certified.certificate
+    assert aliases(home) == {"candidate": "2"}
+    kinds = [e["kind"] for e in ledger.entries(home)]
+    assert kinds.count("registration") == 2
+
+
+def test_card_and_metrics_are_with_the_training_run(
+    home: Home, template: tuple[Home, Judged, Judged]
+) -> None:
+    good = template[1]
+    put_in(home, good)
+    put_in(home, good)
+    mlflow = client(home)
+    run = mlflow.get_run(mlflow.get_model_version("toy", "1").run_id)
+    assert run.data.tags["airworthy.trained"] == good.trained.digest
+    measured = json.loads((Path(good.evaluation.uri) / "evaluation.json").read_text())
+    assert run.data.metrics["test_auc"] == measured["test"]["auc"]
+    folder = f"certified/{good.certified.subject[:12]}"
+    files = {a.path.rsplit("/", 1)[-1] for a in mlflow.list_artifacts(run.info.run_id, folder)}
+    assert {"card.md", "card.html", "calibration.png", "evaluation.json"} <= files
+
+
+def test_a_passed_model_is_promoted_and_a_refused_one_never(
+    home: Home, template: tuple[Home, Judged, Judged]
+) -> None:
+    good, refused = template[1:]
+    put_in(home, good)
+    put_in(home, refused)
+    state = state_of(home)
+    promote(state=state, use_case="toy", version=good.certified.version)
+    with pytest.raises(PromotionError, match="refused by the gate"):
+        promote(state=state, use_case="toy", version=refused.certified.version)
+    left = promote_released(
+        state=state, use_case="toy", version=refused.certified.version, passed=False
+    )
+    assert not left.champion
+    assert aliases(home)["champion"] == "1"
+    assert promotions(home) == ["1.0.0"]
+
+
+def test_a_forged_tag_does_not_promote(home: Home, template: tuple[Home, Judged, Judged]) -> None:
+    refused = template[2]
+    put_in(home, refused)
+    client(home).set_model_version_tag("toy", "1", "airworthy.gate", "passed")
+    with pytest.raises(PromotionError, match="the gate refused this model"):
+        promote_version(home, "toy", refused.certified.version)
+
+
+def test_an_unknown_version_is_refused_with_the_known_ones(
+    home: Home, template: tuple[Home, Judged, Judged]
+) -> None:
+    with pytest.raises(PromotionError, match="known versions: none"):
+        promote_version(home, "toy", "1.0.0")
+    put_in(home, template[1])
+    with pytest.raises(PromotionError, match=r"known versions: 1\.0\.0"):
+        promote_version(home, "toy", "9.9.9")
+
+
+def test_an_altered_model_is_not_promoted(
+    home: Home, template: tuple[Home, Judged, Judged]
+) -> None:
+    put_in(home, template[1])
+    card = directory_of(home, template[1]) / "card.md"
+    card.write_text(card.read_text() + " ")
+    with pytest.raises(PromotionError, match=r"card\.md"):
+        promote_version(home, "toy", "1.0.0")
+
+
+def test_a_revoked_certificate_is_not_promoted(
+    home: Home, template: tuple[Home, Judged, Judged]
+) -> None:
+    put_in(home, template[1])
+    now = datetime.now(timezone.utc)
+    certificate.revoke(
+        home, dsse.signing_key(home), template[1].certified.certificate, "a test", now
+    )
+    with pytest.raises(PromotionError, match="revoked"):
+        promote_version(home, "toy", "1.0.0")
+
+
+def _expire(home: Home, directory: Path) -> None:
+    """Sign the same facts again, as of 91 days ago."""
+    predicate = certificate.read(directory).predicate
+    (directory / "certificate.json").unlink()
+    past = datetime.now(timezone.utc) - timedelta(days=91)
+    certificate.issue(dsse.signing_key(home), directory, predicate, timedelta(days=90), past)
+
+
+def test_an_expired_certificate_is_not_promoted_and_a_rerun_renews_it(tmp_path: Path) -> None:
+    home = fresh_home(tmp_path / "home")
+    good = judged(home)
+    _expire(home, directory_of(home, good))
+    put_in(home, good)
+    with pytest.raises(PromotionError, match="expired"):
+        promote_version(home, "toy", "1.0.0")
+    renewed = judged(home).certified
+    assert (renewed.subject, renewed.version) == (good.certified.subject, "1.0.0")
+    assert renewed.certificate != good.certified.certificate
+    assert put_in(home, good) == "1"
+    assert versions(home)["1"]["airworthy.certificate"] == renewed.certificate
+    assert "is now champion" in promote_version(home, "toy", "1.0.0")
+
+
+def test_champions_follow_one_another_and_a_rerun_finds_the_predecessor(tmp_path: Path) -> None:
+    home = fresh_home(tmp_path / "home")
+    state = state_of(home)
+    first = judged(home, slope=0.8)
+    assert champion_directory(home, "toy", "") is None
+    put_in(home, first)
+    promote_version(home, "toy", "1.0.0")
+    assert champion_directory(home, "toy", "") == directory_of(home, first)
+    second = judged(home, slope=0.75)
+    assert second.certified.version == "1.1.0"
+    register(state=state, use_case="toy", certified=second.certified, trained=second.trained)
+    promote_version(home, "toy", "1.1.0")
+    again = judged(home, slope=0.75).certified
+    assert again.already
+    assert again.subject == second.certified.subject
+    predicate = certificate.read(directory_of(home, second)).predicate
+    assert predicate["predecessor"] == first.certified.subject
+    patch = judged(home, slope=0.75, seed=1).certified
+    assert patch.version == "1.1.1"
+
+
+def test_a_rollback_by_hand_is_not_undone_by_a_rerun(tmp_path: Path) -> None:
+    home = fresh_home(tmp_path / "home")
+    state = state_of(home)
+    for slope, version in ((0.8, "1.0.0"), (0.75, "1.1.0")):
+        put_in(home, judged(home, slope=slope))
+        promote_released(state=state, use_case="toy", version=version, passed=True)
+    promote(state=state, use_case="toy", version="1.0.0")
+    left = promote_released(state=state, use_case="toy", version="1.1.0", passed=True)
+    assert not left.champion
+    assert aliases(home)["champion"] == "1"
+    assert promotions(home) == ["1.0.0", "1.1.0", "1.0.0"]
+
+
+def test_killed_at_many_moments_registering_and_promoting_heal(
+    template: tuple[Home, Judged, Judged], tmp_path: Path
+) -> None:
+    good = template[1]
+    line, died = 1, True
+    while died:
+        home = copy_of(template[0], tmp_path / f"killed-{line}")
+
+        def action(home: Home = home) -> None:
+            put_in(home, good)
+            promote_version(home, "toy", "1.0.0")
+
+        died = killed_at(line, "tasks.registry", action)
+        action()
+        assert list(versions(home)) == ["1"], line
+        assert aliases(home) == {"candidate": "1", "champion": "1"}
+        kinds = [e["kind"] for e in ledger.entries(home)]
+        assert kinds.count("registration") == kinds.count("promotion") == 1
+        ledger.verify(home, ledger.own_trust(home))
+        line += 4
+    assert line > 60  # the lines of one undisturbed run: it was killed at every fourth
+
+
+def test_killed_at_many_moments_certifying_heals(tmp_path: Path) -> None:
+    """Whenever it was killed: one directory, one certificate, one ledger entry."""
+    ready = fresh_home(tmp_path / "ready")
+    inputs, _ = judged_only(ready)
+    line, died = 1, True
+    while died:
+        home = copy_of(ready, tmp_path / f"killed-{line}")
+
+        def action(home: Home = home) -> object:
+            return certify(state=state_of(home), **inputs)
+
+        died = killed_at(line, "tasks.certify", action)
+        action()
+        (directory,) = (home.root / "models" / "toy").glob("[!.]*")
+        trust, now = ledger.own_trust(home), datetime.now(timezone.utc)
+        issued = certificate.verify(directory, trust, revoked=(), released=False, now=now)
+        assert issued.predicate["version"] == "1.0.0"
+        assert [e["kind"] for e in ledger.entries(home)] == ["certificate"], line
+        line += 6
+    assert line > 60  # the lines of one undisturbed run: it was killed at every sixth
