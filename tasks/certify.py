@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -230,6 +231,7 @@ def _circumstances(directory: Path, execution: str, steps: list[Step]) -> dict[s
     }
 
 
+@cache
 def installed() -> str:
     """sha256 of the names and versions of all installed distributions: what really ran."""
     names = {f"{d.metadata['Name']}=={d.version}".lower() for d in distributions()}

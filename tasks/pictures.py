@@ -120,7 +120,7 @@ def draw_contract(
     columns = [
         (
             "raw tables",
-            [(t.name, f"{t.rows:,} rows\n{lost[t.name]:,} broken rules") for t in tables],
+            [(t.name, f"{t.rows:,} rows\nquarantined: {lost[t.name]:,}") for t in tables],
         ),
         ("feature views", [(v.name, f"{len(v.features)} features") for v in views]),
         ("splits", [(name, f"{s['labelled']:,} labelled rows") for name, s in splits.items()]),

@@ -135,7 +135,11 @@ def register_version(home: Home, use_case: str, directory: Path, trained: Folder
                 mlflow.set_model_version_tag(use_case, found.version, name, value)
         newest = max(int(v.version) for v in mlflow.search_model_versions(f"name = '{use_case}'"))
         _point(mlflow, use_case, CANDIDATE, str(newest))
-        facts = {"use_case": use_case, "number": str(found.version), **tags}
+        facts = {
+            "use_case": use_case,
+            "number": str(found.version),
+            **{name.removeprefix("airworthy."): value for name, value in tags.items()},
+        }
         ledger.append(home, "registration", issued.subject, facts)
     return str(found.version)
 
