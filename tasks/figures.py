@@ -123,7 +123,8 @@ def _slice(
     if rows < SLICE_ROWS or target.min() == target.max():
         return {"rows": rows, "note": "too few rows"}
     metric = metrics.headline(task)
-    bounds = metrics.interval(metrics.measure(task, target, score, days[kept], weights)[metric])
+    resampled = metrics.measure(task, target, score, days[kept], weights, (metric,))
+    bounds = metrics.interval(resampled[metric])
     return {
         "rows": rows,
         **metrics.points(task, target, score),

@@ -12,6 +12,7 @@ float64 [B, D], one row a resample.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,11 +55,20 @@ def day_weights(days: int, resamples: int = RESAMPLES, seed: int = SEED) -> Floa
 
 
 def measure(
-    task: str, target: Floats, score: Floats, days: Ints, weights: Floats
+    task: str,
+    target: Floats,
+    score: Floats,
+    days: Ints,
+    weights: Floats,
+    names: tuple[str, ...] = (),
 ) -> dict[str, Floats]:
-    """Every metric of the task under each row of day weights: float64 [B] by metric name."""
+    """Metrics of the task under each row of day weights: float64 [B] by name.
+
+    ``names`` picks some of them; all when it is empty.
+    """
     metrics = _binary if task == "binary" else _regression
-    return metrics(target, score, days, weights)
+    table = metrics(target, score, days, weights)
+    return {name: compute() for name, compute in table.items() if not names or name in names}
 
 
 def points(task: str, target: Floats, score: Floats) -> dict[str, float]:
@@ -87,34 +97,53 @@ def per_day(values: Floats, days: Ints, count: int) -> Floats:
     return np.bincount(days, values, count).astype(np.float64)
 
 
-def _binary(target: Floats, score: Floats, days: Ints, weights: Floats) -> dict[str, Floats]:
+def _binary(
+    target: Floats, score: Floats, days: Ints, weights: Floats
+) -> dict[str, Callable[[], Floats]]:
     count = weights.shape[1]
     clipped = np.clip(score, _FLOOR, 1 - _FLOOR)
     loss = -(target * np.log(clipped) + (1 - target) * np.log1p(-clipped))
-    rows = weights @ per_day(np.ones_like(target), days, count)
-    auc, precision = _ranked(target, score, days, weights)
+
+    def mean(values: Floats) -> Floats:
+        return _mean(values, days, weights)
+
     return {
-        "auc": auc,
-        "average_precision": precision,
-        "base_rate": _ratio(weights @ per_day(target, days, count), rows),
-        "brier": _ratio(weights @ per_day((score - target) ** 2, days, count), rows),
-        "ece": _ratio(_calibration_gap(target, score, days, weights), rows),
-        "log_loss": _ratio(weights @ per_day(loss, days, count), rows),
+        "auc": lambda: _auc(target, score, days, weights),
+        "average_precision": lambda: _average_precision(target, score, days, weights),
+        "base_rate": lambda: mean(target),
+        "brier": lambda: mean((score - target) ** 2),
+        "ece": lambda: _ratio(
+            _calibration_gap(target, score, days, weights),
+            weights @ per_day(np.ones_like(target), days, count),
+        ),
+        "log_loss": lambda: mean(loss),
     }
 
 
-def _regression(target: Floats, score: Floats, days: Ints, weights: Floats) -> dict[str, Floats]:
+def _regression(
+    target: Floats, score: Floats, days: Ints, weights: Floats
+) -> dict[str, Callable[[], Floats]]:
+    centred = target - target.mean()  # else the two sums of the variance cancel badly
+
+    def mean(values: Floats) -> Floats:
+        return _mean(values, days, weights)
+
+    def r2() -> Floats:
+        variance = mean(centred**2) - mean(centred) ** 2
+        return 1 - _ratio(mean((score - target) ** 2), np.where(variance > 0, variance, 0))
+
+    return {
+        "mae": lambda: mean(np.abs(score - target)),
+        "r2": r2,
+        "rmse": lambda: np.sqrt(mean((score - target) ** 2)),
+    }
+
+
+def _mean(values: Floats, days: Ints, weights: Floats) -> Floats:
+    """Mean of ``values`` in each resample: float64 [B]."""
     count = weights.shape[1]
-    centred = target - target.mean()  # else the two sums below cancel badly
-    rows = weights @ per_day(np.ones_like(target), days, count)
-    squared = weights @ per_day((score - target) ** 2, days, count)
-    mean = _ratio(weights @ per_day(centred, days, count), rows)
-    total = weights @ per_day(centred**2, days, count) - rows * mean**2
-    return {
-        "mae": _ratio(weights @ per_day(np.abs(score - target), days, count), rows),
-        "r2": 1 - _ratio(squared, np.where(total > 0, total, 0)),
-        "rmse": np.sqrt(_ratio(squared, rows)),
-    }
+    rows = weights @ per_day(np.ones_like(values), days, count)
+    return _ratio(weights @ per_day(values, days, count), rows)
 
 
 def _ratio(over: Floats, under: Floats) -> Floats:
@@ -122,29 +151,46 @@ def _ratio(over: Floats, under: Floats) -> Floats:
     return ratio
 
 
-def _ranked(target: Floats, score: Floats, days: Ints, weights: Floats) -> tuple[Floats, Floats]:
-    """AUC (Mann-Whitney, ties count half) and average precision, from one sort.
+def _auc(target: Floats, score: Floats, days: Ints, weights: Floats) -> Floats:
+    """Area under the ROC curve: the share of (positive, negative) pairs in the right order
+    (Mann-Whitney; ties count half).
 
-    Rows of equal score form one step of the curve: their sums are differences of a cumulative
-    sum at the steps' ends.
+    Pairs are counted once by (day of the positive, day of the negative); a resample weighs each
+    count with both days' multiplicities, so hundreds of them cost one product of matrices.
     """
+    count = weights.shape[1]
+    positive = target > 0.5
+    ones: Floats = positive.astype(np.float64)
+    order = np.argsort(score[positive])
+    ahead, day = score[positive][order], days[positive][order]
+    wins = np.zeros((count, count))
+    for other in np.unique(days[~positive]):
+        behind = np.sort(score[~positive & (days == other)])
+        below = np.searchsorted(behind, ahead, "left") + np.searchsorted(behind, ahead, "right")
+        wins[:, other] = np.bincount(day, below / 2, count)
+    positives = weights @ per_day(ones, days, count)
+    negatives = weights @ per_day(1.0 - ones, days, count)
+    return _ratio(((weights @ wins) * weights).sum(axis=1), positives * negatives)
+
+
+def _average_precision(target: Floats, score: Floats, days: Ints, weights: Floats) -> Floats:
+    """Mean over the positives of the precision at their score; equal scores are one step."""
     order = np.argsort(-score, kind="stable")
-    positive, day = target[order] > 0.5, days[order]
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
-    auc, precision = np.empty(len(weights)), np.empty(len(weights))
+    day, falling = days[order], -score[order]
+    places = np.flatnonzero(target[order] > 0.5)
+    last_row = np.searchsorted(falling, falling[places], "right") - 1  # its step's last row
+    last_hit = np.searchsorted(falling[places], falling[places], "right") - 1
+    day_of_hit = day[places]
+    result = np.full(len(weights), np.nan)
     for index, by_day in enumerate(weights):
-        drawn = by_day[day]
-        both = np.cumsum(drawn)[ends]
-        hits = np.cumsum(drawn * positive)[ends]
-        gained = np.diff(hits, prepend=0.0)
-        misses = both - hits
-        pairs = hits[-1] * misses[-1]
-        # A positive beats the negatives below it, and half of those at its own score.
-        lost = gained @ (misses - np.diff(misses, prepend=0.0) / 2)
-        auc[index] = 1 - lost / pairs if pairs else np.nan
-        share = np.divide(hits, both, out=np.zeros_like(hits), where=both > 0)
-        precision[index] = gained @ share / hits[-1] if hits[-1] else np.nan
-    return auc, precision
+        drawn = by_day[day_of_hit]
+        hits = np.cumsum(drawn)
+        if len(hits) and hits[-1]:
+            rows = np.cumsum(by_day[day])[last_row]
+            # A positive that was not drawn weighs nothing; its step may be empty.
+            precision = hits[last_hit] / np.maximum(rows, 1.0)
+            result[index] = drawn @ precision / hits[-1]
+    return result
 
 
 def mass_bins(score: Floats, bins: int = BINS) -> Ints:

@@ -43,15 +43,19 @@ def constant_scores(training: Rows, test: Rows) -> Array:
 
 
 def _design(preprocessor: Preprocessor, inputs: dict[str, Array]) -> Any:
-    """Sparse design matrix [n, numeric + sum of cardinalities]."""
+    """Sparse design matrix float32 [n, numeric + sum of cardinalities].
+
+    Every row has the same number of entries, so the matrix is written down directly.
+    """
     from scipy import sparse
 
     numeric, categorical = preprocessor.transform(inputs)
-    rows = np.arange(len(numeric))
-    blocks = [sparse.csr_matrix(numeric.astype(np.float64))]
-    for column, size in enumerate(preprocessor.shape.cardinalities):
-        ones = np.ones(len(rows))
-        blocks.append(
-            sparse.csr_matrix((ones, (rows, categorical[:, column])), shape=(len(rows), size))
-        )
-    return sparse.hstack(blocks, format="csr")
+    rows, width = numeric.shape
+    sizes = np.array(preprocessor.shape.cardinalities, dtype=np.int64)
+    starts = width + np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)[: len(sizes)]
+    places = np.broadcast_to(np.arange(width), (rows, width))
+    indices = np.concatenate([places, categorical + starts], axis=1).astype(np.int32)
+    data = np.concatenate([numeric, np.ones_like(categorical, dtype=np.float32)], axis=1)
+    ends = np.arange(rows + 1, dtype=np.int64) * data.shape[1]
+    shape = (rows, width + int(sizes.sum()))
+    return sparse.csr_matrix((data.ravel(), indices.ravel(), ends), shape=shape)
