@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 import uuid
 from contextlib import closing
 from dataclasses import dataclass
@@ -69,8 +70,9 @@ def confirm(
     ours = _sample(use_case, training_set, rows, seed)
     keys = sorted({key for view in use_case.views for key in view.entity.keys})
     asked = ours[["request_id", "tick", *keys]].rename(columns={"tick": "event_timestamp"})
-    with home.lock(f"feast-{use_case.name}"):
-        store = open_store(home, use_case)
+    # Feast's apply makes tables in the online store too: never in the one that is served.
+    with home.lock(f"feast-{use_case.name}"), tempfile.TemporaryDirectory() as scratch:
+        store = open_store(home, use_case, online=Path(scratch) / "online.db")
         service = apply(store, use_case, _paths(use_case, views))
         theirs = store.get_historical_features(
             entity_df=asked, features=service, filter_by_created_timestamp=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -12,46 +13,41 @@ from feature_repo.contract import InputShape
 from feature_repo.inputs import Array, Inputs
 
 UNKNOWN = 0  # category code of a value that the training part never held
-CLIP = 6.0  # standard deviations; an outlier must not drive a network out of its range
+QUANTILES = 101
+TAIL = 1e-3  # the outermost quantiles map to the normal's 0.1 % and 99.9 % points
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessor:
-    """Standardises numeric inputs and codes categorical ones, as fitted on the training part.
+    """Maps numeric inputs to a normal's quantiles and codes categorical ones.
 
-    A numeric input that was ever missing there (``indicators``) gets a 0/1 column that says so.
+    ``knots`` and ``levels`` are, for each numeric input, the training part's quantiles and the
+    standardised normal scores they map to; between them the map is linear, beyond them constant
+    (Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", 2021, section 4). A
+    missing value maps to 0; an input that was ever missing there (``indicators``) gets a 0/1
+    column that says so.
     """
 
     numeric: tuple[str, ...]
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
+    knots: tuple[tuple[float, ...], ...]
+    levels: tuple[tuple[float, ...], ...]
     indicators: tuple[str, ...]
     categories: dict[str, tuple[str, ...]]
 
     @classmethod
     def fit(cls, names: Inputs, inputs: Mapping[str, Array]) -> Preprocessor:
-        """Fit on the training part; ``inputs`` as of ``feature_repo.inputs.model_inputs``.
-
-        An input that is missing in every row gets mean 0 and scale 1.
-        """
-        mean, scale, indicators = [], [], []
-        for name in names.numeric:
-            values = inputs[name].astype(np.float64)
-            present = values[~np.isnan(values)]
-            deviation = float(present.std()) if present.size else 0.0
-            mean.append(float(present.mean()) if present.size else 0.0)
-            scale.append(deviation if deviation > 1e-9 else 1.0)
-            if present.size < values.size:
-                indicators.append(name)
+        """Fit on the training part; ``inputs`` as of ``feature_repo.inputs.model_inputs``."""
+        fitted = [_quantiles(inputs[name].astype(np.float64)) for name in names.numeric]
+        missing = [name for name in names.numeric if np.isnan(inputs[name].astype(float)).any()]
         categories = {
             name: tuple(sorted(set(inputs[name].astype(str).tolist())))
             for name in names.categorical
         }
         return cls(
             numeric=names.numeric,
-            mean=tuple(mean),
-            scale=tuple(scale),
-            indicators=tuple(indicators),
+            knots=tuple(knots for knots, _ in fitted),
+            levels=tuple(levels for _, levels in fitted),
+            indicators=tuple(missing),
             categories=categories,
         )
 
@@ -67,10 +63,12 @@ class Preprocessor:
         """float32 [n, numeric + indicators] and int64 [n, categorical]."""
         values = np.stack([inputs[name].astype(np.float64) for name in self.numeric], axis=1)
         missing = np.isnan(values)
-        scaled = (values - np.asarray(self.mean)) / np.asarray(self.scale)
-        scaled = np.clip(np.where(missing, 0.0, scaled), -CLIP, CLIP)
+        scores = np.zeros(values.shape)
+        for column, (knots, levels) in enumerate(zip(self.knots, self.levels, strict=True)):
+            scores[:, column] = np.interp(values[:, column], knots, levels)
+        scores[missing] = 0.0
         flagged = [self.numeric.index(name) for name in self.indicators]
-        numeric = np.concatenate([scaled, missing[:, flagged]], axis=1).astype(np.float32)
+        numeric = np.concatenate([scores, missing[:, flagged]], axis=1).astype(np.float32)
         codes = [self._codes(name, inputs[name]) for name in self.categories]
         rows = len(values)
         categorical = np.stack(codes, axis=1) if codes else np.zeros((rows, 0), np.int64)
@@ -84,7 +82,7 @@ class Preprocessor:
 
     def to_json(self) -> str:
         """The fitted values as a JSON text."""
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Preprocessor:
@@ -92,8 +90,25 @@ class Preprocessor:
         raw = json.loads(text)
         return cls(
             numeric=tuple(raw["numeric"]),
-            mean=tuple(raw["mean"]),
-            scale=tuple(raw["scale"]),
+            knots=tuple(map(tuple, raw["knots"])),
+            levels=tuple(map(tuple, raw["levels"])),
             indicators=tuple(raw["indicators"]),
             categories={k: tuple(v) for k, v in raw["categories"].items()},
         )
+
+
+def _quantiles(values: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Distinct quantiles of the values present, and their normal scores with mean 0, variance 1.
+
+    A value that holds several quantiles gets their mean score. No value at all: one knot.
+    """
+    present = values[~np.isnan(values)]
+    if not present.size:
+        return (0.0,), (0.0,)
+    shares = np.linspace(0.0, 1.0, QUANTILES)
+    normal = [NormalDist().inv_cdf(min(max(share, TAIL), 1.0 - TAIL)) for share in shares]
+    knots, group = np.unique(np.quantile(present, shares), return_inverse=True)
+    levels = np.bincount(group, weights=normal) / np.bincount(group)
+    scores = np.interp(present, knots, levels)
+    levels = (levels - scores.mean()) / (float(scores.std()) or 1.0)
+    return tuple(knots.tolist()), tuple(levels.tolist())

@@ -24,8 +24,10 @@ def client(home: Home) -> Any:
     # MLflow's schema migrations and its telemetry would otherwise talk over our progress.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
+
+    for name in ("mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     return MlflowClient(tracking_uri=tracking_uri(home))
 

@@ -72,7 +72,8 @@ def _train(state: State, use_case: str, training_set: Table, config: TrainingCon
 
 
 @task(
-    task_config=Elastic(nnodes=1, nproc_per_node=1),
+    task_config=Elastic(nnodes=1, nproc_per_node=1, increase_shared_mem=False),
+    shared_memory=True,
     cache=CACHE,
     requests=TRAINING,
     retries=2,
@@ -87,7 +88,8 @@ def train_one_process(
 
 
 @task(
-    task_config=Elastic(nnodes=1, nproc_per_node=2),
+    task_config=Elastic(nnodes=1, nproc_per_node=2, increase_shared_mem=False),
+    shared_memory=True,
     cache=CACHE,
     requests=TRAINING,
     retries=2,
@@ -107,7 +109,9 @@ def train_two_ranks(
         nproc_per_node=RANKS_PER_NODE,
         rdzv_configs=RENDEZVOUS,
         run_policy=RUN_POLICY,
+        increase_shared_mem=False,
     ),
+    shared_memory=True,
     cache=CACHE,
     requests=TRAINING,
     retries=2,

@@ -69,13 +69,13 @@ class TrainingConfig:
     platform's MLP; a use case's own builder may read them too.
     """
 
-    epochs: int = 10
-    batch_size: int = 1024
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    width: int = 192
+    epochs: int = 6
+    batch_size: int = 2048
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.1
+    width: int = 256
     layers: int = 3
-    dropout: float = 0.15
+    dropout: float = 0.4
     patience: int = 2
     seed: int = 20130101
 

@@ -32,6 +32,7 @@ INSTANT = (0.0, 4_102_444_800.0)  # epoch seconds, up to the year 2100
 ORIGIN = Entity(name="origin", keys=("origin",))
 CARRIER_ORIGIN = Entity(name="carrier_origin", keys=("carrier", "origin"))
 DEST = Entity(name="dest", keys=("dest",))
+CARRIER_DEST = Entity(name="carrier_dest", keys=("carrier", "dest"))
 TAIL = Entity(name="tail", keys=("tailnum",))
 LINE = Entity(name="line", keys=("carrier", "flight", "origin"))
 
@@ -95,19 +96,21 @@ def _line(name: str, value: str, bounds: tuple[float, float], text: str) -> Feat
     )  # fmt: skip
 
 
-def _dest(hours: int) -> FeatureSpec:
+def _arr_delay(entity: Entity, hours: int) -> FeatureSpec:
+    """Mean arrival delay of an entity over the last hours."""
     return FeatureSpec(
-        name=f"dest_arr_delay_{hours}h", entity=DEST, log=ARRIVALS, value="arr_delay",
-        aggregation="mean", window=timedelta(hours=hours), bounds=DELAY,
-        description=f"mean arrival delay in minutes at the destination, last {hours} h",
+        name=f"{entity.name}_arr_delay_{hours}h", entity=entity, log=ARRIVALS,
+        value="arr_delay", aggregation="mean", window=timedelta(hours=hours), bounds=DELAY,
+        description=f"mean arrival delay in minutes: {entity.name}, last {hours} h",
     )  # fmt: skip
 
 
 FEATURES = (
-    *_pending(ORIGIN),
+    *(spec for entity in (ORIGIN, CARRIER_ORIGIN, DEST) for spec in _pending(entity)),
     *(spec for hours in (1, 3, 24) for spec in _rates(ORIGIN, hours)),
     *(spec for hours in (1, 3, 24) for spec in _rates(CARRIER_ORIGIN, hours)),
-    *(_dest(hours) for hours in (3, 24)),
+    *(_arr_delay(DEST, hours) for hours in (3, 24)),
+    _arr_delay(CARRIER_DEST, 24),
     _line("arr_delay", "arr_delay", DELAY, "mean arrival delay in minutes"),
     _line("late", "late", SHARE, "share of arrivals more than 15 minutes late"),
     _last("tail_arr_delay", TAIL, ARRIVALS, "arr_delay", DELAY, "aircraft: last arrival delay"),

@@ -43,12 +43,12 @@ DEPARTURES = EventLog(
 PENDING = EventLog(
     name="pending",
     sql="""
-      select carrier, flight, origin, 1.0D as delta,
+      select carrier, flight, origin, dest, 1.0D as delta,
         cast(unix_seconds(scheduled_departure) as double) as scheduled,
         scheduled_departure as event_timestamp, scheduled_departure as available_at
       from flights
       union all
-      select carrier, flight, origin, -1.0D as delta,
+      select carrier, flight, origin, dest, -1.0D as delta,
         cast(unix_seconds(scheduled_departure) as double) as scheduled,
         scheduled_departure as event_timestamp,
         greatest(scheduled_departure, least(
