@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -293,37 +290,3 @@ def judged_only(home: Home, slope: float = 0.8, seed: int = 0) -> tuple[dict[str
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
-
-
-def killed_at(line: int, module: str, action: Callable[[], object]) -> bool:
-    """Run ``action`` in a forked process that dies, as by kill -9, before the ``line``-th line
-    that it executes in ``module``; False when it came to its end first."""
-    child = os.fork()
-    if child == 0:
-        _die_at(line, str(Path(sys.modules[module].__file__ or "")), action)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, 9), f"the child failed with {code}"
-    return code == 9
-
-
-def _die_at(line: int, file: str, action: Callable[[], object]) -> None:
-    left = line
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename != file:
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                os._exit(9)
-        return trace
-
-    try:
-        sys.settrace(trace)
-        action()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judging_helpers import killed_at
+from killing import killed_at
 
 from feature_repo.errors import CertificateError, LedgerError
 from feature_repo.home import Home, open_home

@@ -14,10 +14,10 @@ from judging_helpers import (
     fresh_home,
     judged,
     judged_only,
-    killed_at,
     state_of,
     toy_registered,
 )
+from killing import killed_at
 
 from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home, open_home
