@@ -13,7 +13,6 @@ from judging_helpers import (
     Judged,
     fresh_home,
     judged,
-    judged_only,
     state_of,
     toy_registered,
 )
@@ -23,7 +22,6 @@ from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home, open_home
 from serving import certificate, dsse
 from tasks import ledger
-from tasks.certify import certify
 from tasks.registry import (
     champion_directory,
     promote,
@@ -283,25 +281,3 @@ def test_killed_at_many_moments_registering_and_promoting_heal(
         ledger.verify(home, ledger.own_trust(home))
         line += 4
     assert line > 60  # the lines of one undisturbed run: it was killed at every fourth
-
-
-def test_killed_at_many_moments_certifying_heals(tmp_path: Path) -> None:
-    """Whenever it was killed: one directory, one certificate, one ledger entry."""
-    ready = fresh_home(tmp_path / "ready")
-    inputs, _ = judged_only(ready)
-    line, died = 1, True
-    while died:
-        home = copy_of(ready, tmp_path / f"killed-{line}")
-
-        def action(home: Home = home) -> object:
-            return certify(state=state_of(home), **inputs)
-
-        died = killed_at(line, "tasks.certify", action)
-        action()
-        (directory,) = (home.root / "models" / "toy").glob("[!.]*")
-        trust, now = ledger.own_trust(home), datetime.now(timezone.utc)
-        issued = certificate.verify(directory, trust, revoked=(), released=False, now=now)
-        assert issued.predicate["version"] == "1.0.0"
-        assert [e["kind"] for e in ledger.entries(home)] == ["certificate"], line
-        line += 10
-    assert line > 60  # the lines of one undisturbed run: it was killed at every tenth
