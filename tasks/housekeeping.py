@@ -68,9 +68,8 @@ def unneeded(home: Home, needed: set[str]) -> Iterator[Path]:
     """Temporary files of killed processes, and tables, folders and models that nothing names."""
     for store in STORES:
         for path in sorted((home.root / store).glob("*")):
-            if path.name.startswith(".") or (
-                store in {"tables", "folders"} and path.name.split(".")[0] not in needed
-            ):
+            named = store not in {"tables", "folders"} or path.name.split(".")[0] in needed
+            if path.name.startswith(".") or not named:
                 yield path
     for model in sorted((home.root / "models").glob("*/*")):
         if model.name.startswith(".") or model.name not in needed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 from flytekit import current_context, task
@@ -28,7 +28,7 @@ class Opened(NamedTuple):
     declaration: str
 
 
-@task(requests=SMALL, retries=2)
+@task(requests=SMALL, retries=2, timeout=timedelta(minutes=5))
 def open_state(use_case: str) -> Opened:
     """Open the home that ``AIRWORTHY_HOME`` names and give the execution its id.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -155,7 +156,9 @@ def confirm_with_feast(
     from feature_repo.store import confirm
 
     with step("feast") as s:
-        check = confirm(state.home(), get_use_case(use_case), views, training_set)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Feast's own use of ibis and DuckDB is deprecated
+            check = confirm(state.home(), get_use_case(use_case), views, training_set)
         if check.mismatches:
             raise SkewError(
                 f"{use_case}: Feast's point-in-time join differs from ours in {check.mismatches} "

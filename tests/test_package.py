@@ -1,0 +1,143 @@
+"""What ``pyflyte package`` serialises, offline, read back as protobufs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
+from google.protobuf.json_format import MessageToDict
+
+ROOT = Path(__file__).parent.parent
+KINDS = {"_1.pb": task_pb2.TaskSpec, "_2.pb": workflow_pb2.WorkflowSpec}
+KINDS["_3.pb"] = launch_plan_pb2.LaunchPlan
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every packaged object by its name."""
+    folder = tmp_path_factory.mktemp("package")
+    archive = folder / "flyte.tgz"
+    command = [
+        *(sys.executable, "-m", "flytekit.clis.sdk_in_container.pyflyte"),
+        *("--pkgs", "workflows", "package", "--image", "registry.example/airworthy:v1"),
+        *("--output", str(archive), "--force", "--source", str(ROOT)),
+    ]
+    command[:3] = [str(Path(sys.executable).parent / "pyflyte")]
+    environment = os.environ | {"AIRWORTHY_NODES": "2", "AIRWORTHY_GPUS_PER_NODE": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    objects: dict[str, Any] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            kind = next((k for suffix, k in KINDS.items() if member.name.endswith(suffix)), None)
+            content = tar.extractfile(member)
+            if kind is None or content is None:
+                continue
+            message = kind()
+            message.ParseFromString(content.read())
+            objects[member.name] = message
+    return objects
+
+
+def named(package: dict[str, Any], kind: type, name: str) -> Any:
+    """The one object of a kind whose name ends with ``name``."""
+    found = [
+        m
+        for m in package.values()
+        if isinstance(m, kind)
+        and (m.id if kind is launch_plan_pb2.LaunchPlan else m.template.id).name.endswith(name)
+    ]
+    assert len(found) == 1, (name, len(found))
+    return found[0]
+
+
+def test_pytorchjob_for_two_nodes(package: dict[str, Any]) -> None:
+    """Training on nodes is a PyTorchJob: two workers, a run policy, patient rendezvous, a GPU."""
+    spec = named(package, task_pb2.TaskSpec, "train_on_nodes").template
+    assert spec.type == "pytorch"
+    custom = MessageToDict(spec.custom)
+    assert custom["workerReplicas"]["replicas"] == 2
+    assert custom["elasticConfig"]["nprocPerNode"] == 1
+    assert custom["elasticConfig"]["minReplicas"] == 2
+    assert custom["elasticConfig"]["maxReplicas"] == 2
+    assert custom["runPolicy"]["backoffLimit"] == 2
+    assert custom["runPolicy"]["activeDeadlineSeconds"] == 21_600
+    requests = {r.name: r.value for r in spec.container.resources.requests}
+    gpu = task_pb2.TaskSpec().template.container.resources.GPU
+    assert requests[gpu] == "1"
+
+
+def test_local_trainings_are_elastic_tasks_of_one_node(package: dict[str, Any]) -> None:
+    """One process and two ranks run in a pod of their own, without a PyTorchJob."""
+    for name in ("train_one_process", "train_two_ranks"):
+        spec = named(package, task_pb2.TaskSpec, name).template
+        assert spec.type == "python-task"
+
+
+def test_cached_steps_have_versions_retries_timeouts_and_resources(
+    package: dict[str, Any],
+) -> None:
+    """What a console and a scheduler go by is set on each step."""
+    cached = ("build_features", "build_training_set", "confirm_with_feast", "train_one_process",
+              "export_model", "evaluate", "write_card", "ingest_flights", "ingest_weather")  # fmt: skip
+    for name in cached:
+        metadata = named(package, task_pb2.TaskSpec, name).template.metadata
+        assert metadata.discoverable, name
+        assert len(metadata.discovery_version) >= 16, name
+    ours = [
+        m.template
+        for m in package.values()
+        if isinstance(m, task_pb2.TaskSpec) and m.template.id.name.startswith("tasks.")
+    ]
+    for template in ours:
+        name = template.id.name
+        assert template.container.resources.requests, name
+        assert template.metadata.timeout.ToSeconds() > 0, name
+    never = ("register", "release", "certify", "conclude", "promote", "materialise_online")
+    for name in never:
+        template = named(package, task_pb2.TaskSpec, f".{name}").template
+        assert not template.metadata.discoverable, name
+
+
+def test_launch_form_has_defaults_and_descriptions(package: dict[str, Any]) -> None:
+    """The console's form for flights starts filled in, each field explained."""
+    plan = named(package, launch_plan_pb2.LaunchPlan, "workflows.flights.flights")
+    inputs = plan.spec.default_inputs.parameters
+    assert set(inputs) == {
+        "source", "training_start", "validation_start", "test_start", "test_end", "launcher",
+        "config",
+    }  # fmt: skip
+    assert not [name for name, parameter in inputs.items() if parameter.required]
+    workflow = named(package, workflow_pb2.WorkflowSpec, "workflows.flights.flights")
+    described = workflow.template.interface.inputs.variables
+    assert all(variable.description for variable in described.values())
+
+
+def test_lifecycle_picks_the_launcher_by_a_condition(package: dict[str, Any]) -> None:
+    """The three trainings stand under one branch node; an unknown launcher fails by name."""
+    workflow = named(package, workflow_pb2.WorkflowSpec, "workflows.lifecycle.lifecycle")
+    branches = [n.branch_node for n in workflow.template.nodes if n.HasField("branch_node")]
+    assert len(branches) == 1
+    assert len(branches[0].if_else.other) == 2
+    assert "one-process, two-ranks or nodes" in branches[0].if_else.error.message
+
+
+def test_schedules_and_notifications(package: dict[str, Any]) -> None:
+    """Features every night; training every week with the kick-off time as its input."""
+    nightly = named(package, launch_plan_pb2.LaunchPlan, "nightly_flights_features").spec
+    assert nightly.entity_metadata.schedule.cron_schedule.schedule == "0 3 * * *"
+    weekly = named(package, launch_plan_pb2.LaunchPlan, "weekly_flights_training").spec
+    schedule = weekly.entity_metadata.schedule
+    assert schedule.cron_schedule.schedule == "0 5 * * 1"
+    assert schedule.kickoff_time_input_arg == "kickoff_time"
+    (notification,) = weekly.entity_metadata.notifications
+    assert notification.email.recipients_email
+    assert len(notification.phases) == 3
