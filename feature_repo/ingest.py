@@ -32,7 +32,10 @@ QUARANTINE = ("table", "row", "column", "check", "reason", "value")
 
 @dataclass(frozen=True, kw_only=True)
 class RawData:
-    """Good rows by table, and the quarantine: table, row (from 1), column, check, reason, value."""
+    """Good rows by table, and the quarantine: table, row, column, check, reason, value.
+
+    ``row`` counts a file's rows from 1; the index of a frame counts them from 0.
+    """
 
     frames: Mapping[str, pd.DataFrame]
     quarantine: pd.DataFrame
@@ -176,8 +179,9 @@ def split_quarantine(
         found = find(typed, schema, table)
         bad = _join(bad, found)
         typed = typed[~typed.index.isin(found["row"] - 1)]
+    bad = bad.sort_values(["row", "column"], ignore_index=True)
     refuse_too_many(bad, raw.height, limit, file)
-    return typed.reset_index(drop=True), bad.sort_values(["row", "column"], ignore_index=True)
+    return typed, bad
 
 
 def quarantine_frame(**columns: Any) -> pd.DataFrame:

@@ -165,13 +165,17 @@ def _entities(use_case: UseCase, views: list[Table], tick: datetime) -> int:
 
 
 def _state(path: Path) -> tuple[str, int, str, str] | None:
-    """Use case, tick, declaration and content of the store at ``path``; None without one."""
+    """Use case, tick, declaration and content of the store at ``path``; None without one, or when
+    it was not made here (Feast's own command line writes no such table)."""
     if not path.exists():
         return None
     with closing(sqlite3.connect(path)) as connection:
-        row: tuple[str, int, str, str] = connection.execute(
-            f"SELECT use_case, tick_seconds, declaration, content FROM {STORE_TABLE}"
-        ).fetchone()
+        try:
+            row: tuple[str, int, str, str] | None = connection.execute(
+                f"SELECT use_case, tick_seconds, declaration, content FROM {STORE_TABLE}"
+            ).fetchone()
+        except sqlite3.DatabaseError:
+            return None
     return row
 
 

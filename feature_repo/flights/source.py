@@ -35,15 +35,13 @@ def read(source: str, limit: float = 0.05) -> RawData:
     lost = ~flights["dest"].isin(zones)
     if not lost.any():
         return raw
-    # Rows are numbered in the file; here the number is that of the good row.
     bad = quarantine_frame(
         table="flights", row=flights.index[lost] + 1, column="dest", check="known_airport",
         reason="airports has no time zone for it", value=flights.loc[lost, "dest"],
     )  # fmt: skip
-    refuse_too_many(bad, len(flights), limit, "flights")
-    kept = flights[~lost].reset_index(drop=True)
+    refuse_too_many(bad, len(flights), limit, "of the table flights")
     quarantine = pd.concat([raw.quarantine, bad], ignore_index=True)
-    return replace(raw, frames={**raw.frames, "flights": kept}, quarantine=quarantine)
+    return replace(raw, frames={**raw.frames, "flights": flights[~lost]}, quarantine=quarantine)
 
 
 def normalise(frames: Mapping[str, pd.DataFrame]) -> dict[str, pa.Table]:

