@@ -153,9 +153,9 @@ WEATHER = UseCase(
     ),
     features=FEATURES,
     slices=("origin", "month"),
-    # Measured on November and December: this network 3.9 °F, ridge 4.0, the last temperature 5.0.
+    # Measured on November and December: this network 4.2 °F, ridge 4.7, the last temperature 5.0.
     gate=(
-        GateRule(name="is accurate", metric="test.rmse", operator="<=", limit=4.3),
+        GateRule(name="is accurate", metric="test.rmse", operator="<=", limit=4.5),
         GateRule(
             name="is no worse than the reference", metric="versus_reference.rmse.high",
             operator="<=", limit=0.15,
