@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import cache
+from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -149,18 +150,21 @@ class Oracle:
     """Answers one feature row at a time, looking at every event of the entity."""
 
     use_case: UseCase
-    histories: dict[str, dict[tuple[str, ...], History]] = field(default_factory=dict)
+    requests: list[dict[str, Any]]  # only the histories of their entities are kept
+    histories: dict[str, dict[Any, History]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         logs = LOGS[self.use_case.name]()
         for events in logs.values():
             events.sort(key=lambda e: (e["known"], e["at_"], e["order"]))
         for view in self.use_case.views:
-            by_key: dict[tuple[str, ...], list[Event]] = defaultdict(list)
+            key_of = itemgetter(*view.entity.keys)
+            by_key: dict[Any, list[Event]] = {key_of(request): [] for request in self.requests}
             for event in logs[view.log.name]:
-                by_key[tuple(event[key] for key in view.entity.keys)].append(event)
+                if (found := by_key.get(key_of(event))) is not None:
+                    found.append(event)
             self.histories[view.name] = {
-                key: self._history(view, events) for key, events in by_key.items()
+                key: self._history(view, events) for key, events in by_key.items() if events
             }
 
     def _history(self, view: FeatureView, events: list[Event]) -> History:
@@ -180,8 +184,7 @@ class Oracle:
         """Every stored feature of a request; NaN where there is none."""
         tick, values = self.tick(prediction_time), {}
         for view in self.use_case.views:
-            key = tuple(request[k] for k in view.entity.keys)
-            history = self.histories[view.name].get(key)
+            history = self.histories[view.name].get(itemgetter(*view.entity.keys)(request))
             fresh = history is not None and self._fresh(view, history, tick)
             for spec in view.features:
                 values[spec.name] = _value(spec, history, tick) if history and fresh else math.nan
