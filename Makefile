@@ -36,7 +36,7 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 bench: .venv/.installed
-	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/online.py
 
 lock: .venv/.installed  ## pin every version again; no hosts, no hashes, torch without its local tag
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra train --extra serve --extra dev $(FIND_LINKS) \
