@@ -1,0 +1,66 @@
+"""Every command of the README is one that exists, with the options that it names."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+PYFLYTE = [line for line in LINES if line.startswith(".venv/bin/pyflyte run")]
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make (\w+)", TEXT))))
+def test_make_targets_exist(target: str) -> None:
+    """Each ``make`` command of the text is a target."""
+    done = subprocess.run(
+        ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_line_is_known() -> None:
+    """No command stands in the README that no test looks at."""
+    known = ("make ", ".venv/bin/pyflyte ", "curl ", '  "')
+    assert [line for line in LINES if not line.startswith(known)] == []
+
+
+def test_workflows_take_the_options_named() -> None:
+    """Each ``pyflyte run`` names a workflow of its file, and options of that workflow."""
+    assert len(PYFLYTE) >= 8
+    script = (
+        "import importlib, json, sys\n"
+        "for path, name in json.load(sys.stdin):\n"
+        "    module = importlib.import_module(path[:-3].replace('/', '.'))\n"
+        "    print(json.dumps(sorted(getattr(module, name).python_interface.inputs)))\n"
+    )
+    commands = [shlex.split(line, comments=True) for line in PYFLYTE]
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps([words[2:4] for words in commands]),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for words, line in zip(commands, done.stdout.splitlines(), strict=True):
+        options = {word[2:] for word in words if word.startswith("--")}
+        assert options <= set(json.loads(line)), words
+
+
+def test_files_named_exist() -> None:
+    """Each path in backticks or a link is there (placeholders and outputs apart)."""
+    named = re.findall(r"`((?:feature_repo|tasks|workflows|serving|deploy|docs)/[\w/.]+)`", TEXT)
+    named += re.findall(r"\]\((docs/[\w/.]+)\)", TEXT)
+    assert len(named) >= 5
+    assert [path for path in named if not (ROOT / path).exists()] == []
