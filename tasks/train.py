@@ -32,6 +32,7 @@ CACHE = code_cache(
 )
 # The worker that starts first must outwait the others' image pulls.
 RENDEZVOUS = {"timeout": 900, "join_timeout": 900, "read_timeout": 900}
+MONITOR_SECONDS = 1  # the default of 5 is what a short training waits for in vain
 RUN_POLICY = RunPolicy(
     clean_pod_policy=CleanPodPolicy.RUNNING,
     ttl_seconds_after_finished=86_400,
@@ -72,7 +73,9 @@ def _train(state: State, use_case: str, training_set: Table, config: TrainingCon
 
 
 @task(
-    task_config=Elastic(nnodes=1, nproc_per_node=1, increase_shared_mem=False),
+    task_config=Elastic(
+        nnodes=1, nproc_per_node=1, increase_shared_mem=False, monitor_interval=MONITOR_SECONDS
+    ),
     shared_memory=True,
     cache=CACHE,
     requests=TRAINING,
@@ -88,7 +91,9 @@ def train_one_process(
 
 
 @task(
-    task_config=Elastic(nnodes=1, nproc_per_node=2, increase_shared_mem=False),
+    task_config=Elastic(
+        nnodes=1, nproc_per_node=2, increase_shared_mem=False, monitor_interval=MONITOR_SECONDS
+    ),
     shared_memory=True,
     cache=CACHE,
     requests=TRAINING,
