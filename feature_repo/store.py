@@ -80,9 +80,10 @@ def confirm(
     ):
         store = open_store(home, use_case, online=Path(scratch) / "online.db")
         service = apply(store, use_case, _paths(use_case, views))
-        theirs = store.get_historical_features(
-            entity_df=asked, features=service, filter_by_created_timestamp=True
-        ).to_df()
+        with _quiet():
+            theirs = store.get_historical_features(
+                entity_df=asked, features=service, filter_by_created_timestamp=True
+            ).to_df()
     names = [spec.name for spec in use_case.features]
     return _compare(ours.set_index("request_id")[names], theirs.set_index("request_id")[names])
 
@@ -98,6 +99,15 @@ def _session_let_go() -> Iterator[None]:
     finally:
         ibis.options.default_backend = None
         gc.collect()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Feast's own calls of ibis and DuckDB are deprecated, and importing Feast turns such
+    warnings on; they say nothing to our users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def _paths(use_case: UseCase, views: list[Table]) -> dict[str, str]:
@@ -164,7 +174,8 @@ def materialise(
         with home.lock(f"feast-{use_case.name}"), _session_let_go():
             store = open_store(home, use_case, online=fresh)
             apply(store, use_case, _paths(use_case, views))
-            store.materialize(EPOCH, tick)
+            with _quiet():
+                store.materialize(EPOCH, tick)
             _write_state(fresh, state)
             fresh.replace(target)
     finally:

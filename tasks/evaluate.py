@@ -112,17 +112,17 @@ def evaluate_rows(
 
 
 def _say(log: StepLog, report: dict[str, Any]) -> None:
-    """The figures in a few lines."""
+    """The figures in a few lines, the most telling one last."""
     metric, test = report["headline"], report["test"]
-    for name in ("auc", "log_loss") if report["task"] == "binary" else ("rmse", "mae"):
-        low, high = test["ci"][name]
-        log.say(
-            f"{name} {test[name]:.4f} ({low:.4f} to {high:.4f}); reference "
-            f"{report['reference'][name]:.4f}, constant {report['constant'][name]:.4f}"
-        )
     log.say(f"{report['rows']:,} test rows of {report['days']} days")
     for name, worst in report["slice_min" if metric == "auc" else "slice_max"].items():
         log.say(f"worst {metric} over {name}: {worst[metric]:.4f}")
     champion = report.get("versus_champion")
     if champion:
         log.say(f"against the champion: {champion['note']}")
+    for name in ("log_loss", "auc") if report["task"] == "binary" else ("mae", "rmse"):
+        low, high = test["ci"][name]
+        log.say(
+            f"{name} {test[name]:.4f} ({low:.4f} to {high:.4f}); reference "
+            f"{report['reference'][name]:.4f}, constant {report['constant'][name]:.4f}"
+        )

@@ -88,5 +88,6 @@ def judge(state: State, use_case: str, declaration: str, evaluation: Folder) -> 
             log.say(
                 f"{word}: {v.rule} ({_shown(v.value)} {v.operator} {v.limit:g}) {v.note}".strip()
             )
+        log.say(f"{sum(v.passed for v in verdicts)} of {len(verdicts)} rules passed")
         Deck("Gate", verdict_table(verdicts))
     return Judged(verdicts, all(v.passed for v in verdicts), log.record)

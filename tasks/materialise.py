@@ -48,7 +48,7 @@ def last_busy_tick(training_set: Table) -> datetime:
     from feature_repo.tables import connect
 
     with connect([training_set]) as session:
-        row = session.sql(
+        row = session.execute(
             "SELECT epoch(tick) FROM training_set WHERE split = 'test' GROUP BY tick "
             f"ORDER BY count(*) >= {ENOUGH_REQUESTS} DESC, "
             f"CASE WHEN count(*) >= {ENOUGH_REQUESTS} THEN epoch(tick) ELSE count(*) END DESC, "

@@ -34,7 +34,7 @@ class StepLog:
     def record(self) -> Step:
         """The step as an output of its task."""
         finished = datetime.now(timezone.utc).isoformat()
-        return Step(self.name, round(self._seconds, 3), finished, "; ".join(self._messages))
+        return Step(self.name, round(self._seconds, 3), finished, "\n".join(self._messages))
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def _metric_line(summary: dict[str, Any], name: str) -> str:
 
 
 def _last(message: str) -> str:
-    return message.split("; ")[-1]
+    return message.rsplit("\n", 1)[-1]
 
 
 def _places(summary: dict[str, Any]) -> list[str]:

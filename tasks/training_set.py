@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -123,11 +122,11 @@ def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Tabl
         f"AND label_available_at <= TIMESTAMPTZ '{end.isoformat()}' THEN '{name}'"
         for name, start, end in parts
     )
-    session = connect([joined])
-    rows = session.sql(
-        f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
-        f'FROM "{joined.name}" ORDER BY event_time, request_id'
-    ).to_arrow_table()
+    with connect([joined]) as session:
+        rows = session.execute(
+            f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
+            f'FROM "{joined.name}" ORDER BY event_time, request_id'
+        ).to_arrow_table()
     counts: dict[str, int] = {}
     for item in rows["split"].value_counts().to_pylist():
         counts[item["values"]] = item["counts"]
@@ -156,14 +155,8 @@ def confirm_with_feast(
     from feature_repo.store import confirm
 
     with step("feast") as s:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Feast's own use of ibis and DuckDB is deprecated
-            check = confirm(state.home(), get_use_case(use_case), views, training_set)
+        check = confirm(state.home(), get_use_case(use_case), views, training_set)
         if check.mismatches:
-            raise SkewError(
-                f"{use_case}: Feast's point-in-time join differs from ours in {check.mismatches} "
-                f"of {check.values} values, for example {check.examples}; neither is to be "
-                "trusted until the difference is explained"
-            )
+            raise SkewError(f"{use_case}: {check.error()}")
         s.say(f"{check.rows:,} rows, {check.values:,} values, no mismatch")
     return Confirmed(check, s.record)
