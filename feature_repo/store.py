@@ -6,6 +6,7 @@ import gc
 import sqlite3
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass

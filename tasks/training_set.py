@@ -17,6 +17,8 @@ from tasks.steps import step
 from tasks.types import SplitRows, State, Step
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from feature_repo.home import Home
 
 FEATURE_CODE = ("feature_repo.sql", "feature_repo.engine", "feature_repo.schemas")
@@ -123,7 +125,7 @@ def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Tabl
         for name, start, end in parts
     )
     with connect([joined]) as session:
-        rows = session.execute(
+        rows: pa.Table = session.execute(
             f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
             f'FROM "{joined.name}" ORDER BY event_time, request_id'
         ).to_arrow_table()

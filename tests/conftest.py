@@ -7,12 +7,15 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+from pipeline import Flown, Place
 
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set, compute_views
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, write_table
+
+pytest_plugins = ["serving_fixtures"]  # tests/code/serving_fixtures.py
 
 
 def pytest_configure() -> None:
@@ -96,3 +99,13 @@ def flights_views(flights_year: Year) -> list[Table]:
 def flights_training_set(flights_year: Year) -> Table:
     """Stored training set of flights, without the column ``split``."""
     return flights_year.training_set
+
+
+@pytest.fixture(scope="session")
+def flown(tmp_path_factory: pytest.TempPathFactory) -> Flown:
+    """A home after one weather pipeline, with the Flyte cache on; copy it to damage it."""
+    folder = tmp_path_factory.mktemp("flown")
+    place = Place(folder / "home", folder / "user")
+    done = place.fly()
+    assert done.code == 0, done.said
+    return Flown(place, done, place.summary)

@@ -24,11 +24,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("package")
     archive = folder / "flyte.tgz"
     command = [
-        *(sys.executable, "-m", "flytekit.clis.sdk_in_container.pyflyte"),
+        str(Path(sys.executable).parent / "pyflyte"),
         *("--pkgs", "workflows", "package", "--image", "registry.example/airworthy:v1"),
         *("--output", str(archive), "--force", "--source", str(ROOT)),
     ]
-    command[:3] = [str(Path(sys.executable).parent / "pyflyte")]
     environment = os.environ | {"AIRWORTHY_NODES": "2", "AIRWORTHY_GPUS_PER_NODE": "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -49,11 +48,11 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def named(package: dict[str, Any], kind: type, name: str) -> Any:
     """The one object of a kind whose name ends with ``name``."""
+    identified: list[Any] = [m for m in package.values() if isinstance(m, kind)]
     found = [
         m
-        for m in package.values()
-        if isinstance(m, kind)
-        and (m.id if kind is launch_plan_pb2.LaunchPlan else m.template.id).name.endswith(name)
+        for m in identified
+        if (m.id if kind is launch_plan_pb2.LaunchPlan else m.template.id).name.endswith(name)
     ]
     assert len(found) == 1, (name, len(found))
     return found[0]
