@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 
 import pytest
-from pipeline import Flown, Place
+from pipeline import Flown, Place, Twins, ended, flight
 
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set, compute_views
@@ -109,3 +110,15 @@ def flown(tmp_path_factory: pytest.TempPathFactory) -> Flown:
     done = place.fly()
     assert done.code == 0, done.said
     return Flown(place, done, place.summary)
+
+
+@pytest.fixture(scope="session")
+def twins(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    """Two pipelines with different seeds, at the same time on one new home, which shares its
+    Flyte cache with ``flown``."""
+    folder = tmp_path_factory.mktemp("twins")
+    place = Place(folder / "home", flown.place.user)
+    started = [place.start("weather:weather", *flight(seed=seed)) for seed in (1, 2)]
+    done = tuple(ended(process) for process in started)
+    shutil.copytree(place.root, folder / "left")
+    return Twins(place, done, Home(root=folder / "left"))

@@ -1,4 +1,4 @@
-"""A pipeline as a user starts it: a process of its own, with a home and a Flyte cache of its own."""
+"""A pipeline as a user starts it: a process with a home and a Flyte cache of its own."""
 
 from __future__ import annotations
 
@@ -105,6 +105,15 @@ class Flown:
         """A copy to damage; the Flyte cache knows nothing of it, and is off."""
         shutil.copytree(self.place.root, folder / "home")
         return Place(folder / "home", folder / "user", cache=False)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two runs that ended, their place, and the home as they left it (a copy: read only)."""
+
+    place: Place
+    done: tuple[Done, ...]
+    left: Home
 
 
 def flight(*arguments: str, **config: Any) -> Sequence[str]:

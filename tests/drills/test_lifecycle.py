@@ -1,0 +1,113 @@
+"""One pipeline from end to end, and what a person does with its result."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pipeline import ROOT, Done, Flown
+
+from serving import certificate
+from tasks import ledger
+
+
+def test_summary_says_what_came_of_the_run(flown: Flown) -> None:
+    """The report of a run that ended well, read as a program would."""
+    summary = flown.summary
+    assert summary["rows_read"] == 26_115
+    assert summary["rows_quarantined"] == 1
+    assert summary["training_rows"] > 19_000
+    assert summary["test"]["rmse"] < summary["constant"]["rmse"]
+    assert summary["test"]["rmse"] < summary["reference"]["rmse"]
+    assert summary["gate"]["passed"]
+    assert all(verdict["passed"] for verdict in summary["gate"]["verdicts"])
+    assert summary["model"]["version"] == "1.0.0"
+    assert summary["model"]["released"]
+    assert Path(summary["card"]).exists()
+    assert Path(summary["manifest"]).exists()
+    assert [step["name"] for step in summary["steps"]] == [
+        "ingest", "features", "training set", "feast", "train", "export", "evaluate", "gate",
+        "card", "certify", "register", "materialise", "release", "promote",
+    ]  # fmt: skip
+    assert not any(step["cached"] for step in summary["steps"])
+    assert all(step["seconds"] >= 0 for step in summary["steps"])
+
+
+def test_certificate_covers_the_model_that_was_released(flown: Flown) -> None:
+    """The summary's certificate is the one in the model's folder, and it verifies."""
+    home, summary = flown.place.home, flown.summary
+    issued = certificate.read(Path(summary["model"]["path"]))
+    assert issued.id == summary["certificate"]["id"]
+    assert issued.path == Path(summary["certificate"]["path"])
+    assert issued.predicate["version"] == "1.0.0"
+    assert issued.predicate["gate"]["passed"]
+    assert ledger.verify(home, ledger.own_trust(home)) == len(ledger.entries(home))
+
+
+def test_terminal_shows_progress_and_summary(flown: Flown) -> None:
+    """A person sees each step as it ends, and the table at the end."""
+    said = flown.done.said
+    for line in ("[ingest] 26,115 rows read", "[train] epoch 1/", "[release] 3 requests"):
+        assert line in said, said
+    assert "=== weather: model 1.0.0 certified and released ===" in said
+    assert "leaked" not in said
+
+
+def test_weather_touches_one_line_of_the_platform() -> None:
+    """A use case is its own folder, its ingestion, its workflow, and one line in the registry."""
+    own = ("feature_repo/weather/", "tasks/weather.py", "workflows/weather.py")
+    named = re.compile(r"feature_repo\.weather|tasks\.weather|get_use_case\(.weather.\)")
+    found = {}
+    for room in ("feature_repo", "serving", "tasks", "workflows"):
+        for path in (ROOT / room).rglob("*.py"):
+            name = path.relative_to(ROOT).as_posix()
+            lines = [line for line in path.read_text().splitlines() if named.search(line)]
+            if lines and not name.startswith(own):
+                found[name] = lines
+    assert found == {
+        "feature_repo/registry.py": ["from feature_repo.weather.features import WEATHER"]
+    }
+
+
+def test_network_is_the_use_case_s_own(flown: Flown) -> None:
+    """The served graph comes from weather's own builder, not from the platform's."""
+    model = json.loads((Path(flown.summary["model"]["path"]) / "model.json").read_text())
+    assert model["architecture"] == "residual_mlp"
+    assert "residual_mlp" not in (ROOT / "serving" / "network.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def audited(flown: Flown) -> Done:
+    """The audit of a prediction and of the model's history, in one run."""
+    return flown.place.run(
+        "audit:audit", "--prediction_id", flown.summary["prediction_id"], "--model", "weather"
+    )
+
+
+def test_audit_reaches_the_raw_file(flown: Flown, audited: Done) -> None:
+    """From the id of an answer to the digest of the file that it was learned from."""
+    assert audited.code == 0, audited.said
+    assert flown.summary["prediction_id"] in audited.said
+    assert f"certificate  {flown.summary['certificate']['id']}: verified" in audited.said
+    raw = re.search(r"raw file +weather\.csv\S*, [\d,]+ bytes, sha256 ([0-9a-f]{64})", audited.said)
+    assert raw, audited.said
+    issued = certificate.read(Path(flown.summary["model"]["path"]))
+    assert [s["sha256"] for s in issued.predicate["data"]["sources"]] == [raw[1]]
+    assert "CHANGED" not in audited.said
+
+
+def test_audit_tells_the_history(flown: Flown, audited: Done) -> None:
+    """Who has been champion since when."""
+    assert "champions of weather:" in audited.said
+    line = next(part for part in audited.said.splitlines() if " to now " in part)
+    assert "1.0.0" in line
+    assert flown.summary["certificate"]["id"] in line
+
+
+def test_audit_of_an_unknown_prediction_fails_by_name(flown: Flown) -> None:
+    """The id that was asked for is in the message, and the exit code says failure."""
+    done = flown.place.run("audit:audit", "--prediction_id", "pred-unknown")
+    assert done.code != 0
+    assert "no prediction 'pred-unknown'" in done.said
