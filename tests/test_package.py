@@ -85,8 +85,10 @@ def test_cached_steps_have_versions_retries_timeouts_and_resources(
     package: dict[str, Any],
 ) -> None:
     """What a console and a scheduler go by is set on each step."""
-    cached = ("build_features", "build_training_set", "confirm_with_feast", "train_one_process",
-              "export_model", "evaluate", "write_card", "ingest_flights", "ingest_weather")  # fmt: skip
+    cached = (
+        "build_features", "build_training_set", "confirm_with_feast", "train_one_process",
+        "export_model", "evaluate", "write_card", "ingest_flights", "ingest_weather",
+    )  # fmt: skip
     for name in cached:
         metadata = named(package, task_pb2.TaskSpec, name).template.metadata
         assert metadata.discoverable, name
