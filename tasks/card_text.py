@@ -103,7 +103,7 @@ def _features(case: UseCase) -> str:
     rows = [
         [
             f"`{s.name}`", s.entity.name, s.aggregation, _window(s),
-            f"{s.bounds[0]:g} to {s.bounds[1]:g}", s.description,
+            _bounds(s), s.description,
         ]
         for s in case.features
     ]  # fmt: skip
@@ -191,6 +191,12 @@ def _serving(case: UseCase) -> str:
         "of each feature group, and is recorded under its prediction id before it is sent."
         + (f" Decisions use a threshold of {case.threshold:g}." if case.task == "binary" else "")
     )
+
+
+def _bounds(spec: FeatureSpec) -> str:
+    if spec.as_age:
+        return "an instant, read as minutes up to the tick"
+    return f"{spec.bounds[0]:g} to {spec.bounds[1]:g}"
 
 
 def _number(value: float | None) -> str:

@@ -42,12 +42,12 @@ def inline(picture: Path) -> str:
     return f'<img alt="{said}" title="{said}" src="data:image/png;base64,{data}">'
 
 
-def _picture(draw: Any, evaluation: dict[str, Any], unit: str) -> bytes:
+def _picture(draw: Any, evaluation: dict[str, Any], unit: str, height: float = 4.6) -> bytes:
     """PNG without metadata, so that its bytes depend on the figures only."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.4, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     draw(axes, evaluation, unit)
@@ -125,7 +125,9 @@ def draw_contract(
         ("feature views", [(v.name, f"{len(v.features)} features") for v in views]),
         ("splits", [(name, f"{s['labelled']:,} labelled rows") for name, s in splits.items()]),
     ]
-    (folder / "data_contract.png").write_bytes(_picture(_contract, {"columns": columns}, ""))
+    height = max(4.6, 0.6 * max(len(boxes) for _, boxes in columns))
+    picture = _picture(_contract, {"columns": columns}, "", height)
+    (folder / "data_contract.png").write_bytes(picture)
 
 
 def _contract(axes: Axes, facts: dict[str, Any], unit: str) -> None:
