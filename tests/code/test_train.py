@@ -1,0 +1,168 @@
+"""Training: ranks agree with one process, divergence is named, and what is stored is served."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from pipeline import SHORT, Flown, told
+
+from feature_repo.contract import UseCase
+from feature_repo.errors import DeclarationError, TrainingError
+from feature_repo.home import Home
+from feature_repo.inputs import model_inputs
+from feature_repo.registry import get_use_case
+from feature_repo.tables import Table, read_table, table_path, write_table
+from serving.predictor import Predictor
+from serving.preprocess import UNKNOWN, Preprocessor
+from tasks.cache import code_version
+from tasks.fit import columns_of, fit
+from tasks.train import train_two_ranks
+from tasks.types import State, TrainingConfig
+
+CONFIG = TrainingConfig(**(SHORT | {"epochs": 2, "dropout": 0.0, "batch_size": 512}))  # type: ignore[arg-type]  # one dict of ints and floats
+
+
+@pytest.fixture(scope="module")
+def weather() -> UseCase:
+    """The use case with the quickest training."""
+    return get_use_case("weather")
+
+
+@pytest.fixture(scope="module")
+def table(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """A part of the pipeline's training set, in a home of its own."""
+    digest = told(flown.place.home, "execution")[0]["facts"]["outputs"]["training_set"]
+    uri = str(flown.place.root / "tables" / f"{digest}.parquet")
+    whole = read_table(Table("training_set", uri, digest, "", 0))
+    rows = whole.take(np.arange(0, whole.num_rows, 4))
+    return write_table(Home(root=tmp_path_factory.mktemp("train")), "training_set", rows)
+
+
+def silent(message: str) -> None:
+    """Progress that nobody reads."""
+
+
+def test_two_ranks_learn_what_one_process_learns(
+    weather: UseCase, table: Table, tmp_path: Path
+) -> None:
+    """The gradient is that of the global batch, so the losses agree but for rounding."""
+    one = fit(weather, table, CONFIG, silent)
+    home = Home(root=tmp_path)
+    made = train_two_ranks(
+        state=State(str(home.root), home.id), use_case="weather", declaration="any",
+        training_set=table, config=CONFIG,
+    )  # fmt: skip
+    record = json.loads((Path(made.trained.uri) / "training.json").read_text())
+    two = record["curve"]
+    assert two[0]["validation_loss"] == pytest.approx(one.curve[0].validation_loss, abs=1e-3)
+    assert two[0]["training_loss"] == pytest.approx(one.curve[0].training_loss, abs=1e-3)
+    assert record["training_rows"] == one.training_rows
+    assert record["validation_rows"] == one.validation_rows
+
+
+def test_same_seed_gives_the_same_curve(weather: UseCase, table: Table) -> None:
+    """And another seed another one."""
+    first, second = (fit(weather, table, CONFIG, silent).curve for _ in range(2))
+    assert first == second
+    assert fit(weather, table, dataclasses.replace(CONFIG, seed=99), silent).curve != first
+
+
+def test_divergence_names_the_learning_rate(weather: UseCase, table: Table) -> None:
+    """A loss that is not finite ends the training at once."""
+    wild = dataclasses.replace(CONFIG, learning_rate=1e30)
+    with pytest.raises(
+        TrainingError, match=r"loss is not finite .* lower learning_rate, now 1e\+30"
+    ):
+        fit(weather, table, wild, silent)
+
+
+def test_split_without_rows_is_named(weather: UseCase, table: Table) -> None:
+    """Dates that leave no validation row are a mistake of the caller's."""
+    rows = read_table(table)
+    kept = rows.filter(pc.not_equal(rows["split"], "validation"))
+    home = Home(root=table_path(table).parent.parent)
+    with pytest.raises(TrainingError, match="split 'validation' has no labelled row"):
+        fit(weather, write_table(home, "training_set", kept), CONFIG, silent)
+
+
+def test_served_graph_answers_batches_of_any_size(
+    flown: Flown, weather: UseCase, table: Table
+) -> None:
+    """One row at a time, a few, or many: the same numbers."""
+    predictor = Predictor(weather, Path(flown.summary["model"]["path"]))
+    columns, _ = columns_of(weather, table, "test")
+    whole = predictor.predict(columns)
+    assert len(whole) > 300
+    for size in (1, 7, 256):
+        part = predictor.predict({name: values[:size] for name, values in columns.items()})
+        assert part == pytest.approx(whole[:size], abs=1e-4)
+        assert part.dtype == np.float64
+
+
+def test_preprocessing_survives_its_file(flown: Flown, weather: UseCase, table: Table) -> None:
+    """What is read back is what was fitted, and maps rows to the same arrays."""
+    text = (Path(flown.summary["model"]["path"]) / "preprocess.json").read_text()
+    fitted = Preprocessor.from_json(text)
+    assert Preprocessor.from_json(fitted.to_json()) == fitted
+    inputs = model_inputs(weather, columns_of(weather, table, "test")[0])
+    numeric, categorical = fitted.transform(inputs)
+    assert numeric.dtype == np.float32
+    assert categorical.dtype == np.int64
+    assert numeric.shape == (len(categorical), fitted.shape.numeric)
+    assert np.isfinite(numeric).all()
+
+
+def test_unknown_category_and_missing_value(flown: Flown, weather: UseCase, table: Table) -> None:
+    """An airport never seen has code 0; a missing temperature is the typical one."""
+    text = (Path(flown.summary["model"]["path"]) / "preprocess.json").read_text()
+    fitted = Preprocessor.from_json(text)
+    inputs = model_inputs(weather, columns_of(weather, table, "test")[0])
+    known = fitted.transform(inputs)[1]
+    assert (known > UNKNOWN).all()
+    strange = inputs | {
+        "origin": np.full(len(inputs["origin"]), "XXX"),
+        "temp": np.full(len(inputs["temp"]), math.nan),
+    }
+    numeric, categorical = fitted.transform(strange)
+    assert (categorical[:, list(fitted.categories).index("origin")] == UNKNOWN).all()
+    assert (numeric[:, fitted.numeric.index("temp")] == 0.0).all()
+
+
+def test_cache_version_follows_a_file_s_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another line in any file of a package is another version; the same content the same."""
+    package = tmp_path / "some_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "part.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def version() -> str:
+        importlib.invalidate_caches()
+        code_version.cache_clear()
+        return code_version("some_package")
+
+    before = version()
+    assert version() == before
+    (package / "part.py").write_text("A = 2\n")
+    assert version() != before
+    (package / "part.py").write_text("A = 1\n")
+    assert version() == before
+    code_version.cache_clear()
+    assert code_version("some_package", libraries=("numpy",)) != before
+    assert "some_package" not in sys.modules
+
+
+def test_cache_version_of_an_unknown_module_is_refused() -> None:
+    """A misspelt module would otherwise never change the version."""
+    with pytest.raises(DeclarationError, match=r"no module 'tasks\.unheard_of'"):
+        code_version("tasks.unheard_of")

@@ -1,0 +1,104 @@
+"""Cleaning a home: leftovers go, everything that is accounted for stays."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pipeline import Done, Flown, Place, check_sound, told
+
+from feature_repo.home import folder_digests
+
+ORPHAN = "0" * 64
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A home before and after: files by path (and digest), what was planted, what was said."""
+
+    place: Place
+    before: dict[str, str]
+    planted: list[str]
+    dry: Done
+    after_dry: dict[str, str]
+    done: Done
+    after: dict[str, str]
+
+
+def files(place: Place) -> dict[str, str]:
+    """Files of a home without locks, which come and go."""
+    found = folder_digests(place.root)
+    return {name: digest for name, digest in found.items() if not name.startswith("locks/")}
+
+
+@pytest.fixture(scope="module")
+def cleaned(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Cleaned:
+    """A copy of a finished home with a killed run's leftovers in it, cleaned."""
+    place = flown.copy(tmp_path_factory.mktemp("cleaned"))
+    before = files(place)
+    leftovers = {
+        f"tables/.{ORPHAN}.parquet.1f.tmp": b"half a table",
+        f"tables/{ORPHAN}.parquet": b"no one's table",
+        f"folders/{ORPHAN}/model.onnx": b"no one's model",
+        "models/weather/.half.2e.tmp/model.onnx": b"half a model",
+        "online/.weather.3d.tmp": b"half a store",
+    }
+    for name, content in leftovers.items():
+        path = place.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    _age(place.root)
+    dry = place.run("housekeeping:clean", "--grace_minutes", "0", "--dry_run")
+    after_dry = files(place)
+    done = place.run("housekeeping:clean", "--grace_minutes", "0")
+    return Cleaned(place, before, list(leftovers), dry, after_dry, done, files(place))
+
+
+def _age(root: Path) -> None:
+    """Everything was written an hour ago."""
+    then = time.time() - 3600
+    for path in root.rglob("*"):
+        os.utime(path, (then, then))
+
+
+def test_dry_run_removes_nothing(cleaned: Cleaned) -> None:
+    """It says what it would remove."""
+    assert cleaned.dry.code == 0, cleaned.dry.said
+    assert set(cleaned.planted) <= set(cleaned.after_dry)
+    assert "would remove" in cleaned.dry.said
+    assert f"tables/{ORPHAN}.parquet" in cleaned.dry.said
+
+
+def test_leftovers_are_removed_and_named(cleaned: Cleaned) -> None:
+    """What a killed run left, and what nothing names, with the sum of its bytes."""
+    assert cleaned.done.code == 0, cleaned.done.said
+    assert not set(cleaned.planted) & set(cleaned.after)
+    for name in cleaned.planted:
+        root, leftover = name.split("/")[0], name.split("/")[1]
+        assert f"{root}/{leftover}" in cleaned.done.said, cleaned.done.said
+    assert "objects" in cleaned.done.said
+
+
+def test_what_the_ledger_names_stays(flown: Flown, cleaned: Cleaned) -> None:
+    """The model, its certificate, its tables, the ledger, keys and predictions: as they were."""
+    model = f"models/weather/{Path(flown.summary['model']['path']).name}/"
+    for name, digest in cleaned.before.items():
+        room = name.split("/")[0]
+        if name.startswith(model) or room in {"ledger", "keys", "releases", "predictions"}:
+            assert cleaned.after.get(name) == digest, name
+    outputs = told(cleaned.place.home, "execution")[0]["facts"]["outputs"]
+    for kind in ("training_set", "quarantine"):
+        assert f"tables/{outputs[kind]}.parquet" in cleaned.after
+
+
+def test_model_still_serves_and_is_still_accounted_for(flown: Flown, cleaned: Cleaned) -> None:
+    """The champion loads and is ready; the audit reaches the raw file, each table stored."""
+    check_sound(cleaned.place.home)
+    done = cleaned.place.run("audit:audit", "--prediction_id", flown.summary["prediction_id"])
+    assert done.code == 0, done.said
+    assert "raw file     weather.csv" in done.said
+    assert "no longer stored" not in done.said
+    assert "verified, every file as signed" in done.said
