@@ -16,20 +16,24 @@ from feature_repo.errors import CertificateError, LedgerError, StateError
 from feature_repo.home import Home, file_digest, open_home
 from serving import certificate, predictions
 from tasks import ledger
-from tasks.resources import SMALL
+from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 
-@task(retries=1, timeout=600, requests=SMALL)
+@task(
+    retries=1,
+    timeout=600,
+    requests=SMALL,
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def audit_report(prediction_id: str, model: str) -> str:
-    """Print and return the chain behind a prediction, the history of a model, or both.
+    """The chain behind a prediction, the history of a model, or both.
 
     Raises:
         LedgerError: the ledger was changed; names the line.
         StateError: the prediction or the model is unknown.
     """
-    text = audit(open_home(), prediction_id, model)
-    print(text, flush=True)
-    return text
+    return audit(open_home(), prediction_id, model)
 
 
 def audit(home: Home, prediction_id: str = "", model: str = "") -> str:

@@ -27,7 +27,7 @@ from tasks.cache import source_version
 from tasks.folders import open_folder
 from tasks.quarantine import quarantine_counts
 from tasks.registry import champion_directory
-from tasks.resources import SMALL
+from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.splits import split_facts
 from tasks.steps import step
 from tasks.types import Certified, Folder, SourceFile, State, Step, Verdict
@@ -43,7 +43,13 @@ class Certification(NamedTuple):
     step: Step
 
 
-@task(retries=2, timeout=600, requests=SMALL)
+@task(
+    retries=2,
+    timeout=600,
+    requests=SMALL,
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def certify(
     state: State,
     use_case: str,

@@ -14,12 +14,20 @@ from tasks import ledger
 from tasks.cache import source_version
 from tasks.folders import open_folder
 from tasks.release import Release
-from tasks.resources import SMALL
+from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.summary import render, step_rows, write_summary
 from tasks.types import Certified, Folder, SplitRows, State, Step, Verdict
 
 
-@task(requests=SMALL, retries=2, timeout=timedelta(minutes=5), enable_deck=True, deck_fields=())
+@task(
+    requests=SMALL,
+    retries=2,
+    timeout=timedelta(minutes=5),
+    enable_deck=True,
+    deck_fields=(),
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def conclude(
     state: State,
     execution: str,

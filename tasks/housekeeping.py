@@ -14,24 +14,27 @@ from flytekit import task
 from feature_repo.home import Home, open_home
 from serving.artifact import LINEAGE
 from tasks import ledger
-from tasks.resources import SMALL
+from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 STORES = ("tables", "folders", "models", "scores", "online", "reports", "releases")
 
 
-@task(requests=SMALL, timeout=timedelta(minutes=30))
+@task(
+    requests=SMALL,
+    timeout=timedelta(minutes=30),
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def clean_home(grace_minutes: int, dry_run: bool) -> str:
-    """Remove leftovers of killed runs and objects that nothing names; print what and how much.
+    """Remove leftovers of killed runs and objects that nothing names; says what and how much.
 
     What was written in the last ``grace_minutes`` stays: a running pipeline may need it.
 
     Raises:
         LedgerError: the ledger was changed, so what it needs cannot be known.
     """
-    text = clean(open_home(), timedelta(minutes=grace_minutes), dry_run)
-    print(text, flush=True)
-    return text
+    return clean(open_home(), timedelta(minutes=grace_minutes), dry_run)
 
 
 def clean(home: Home, grace: timedelta, dry_run: bool) -> str:

@@ -19,7 +19,7 @@ from feature_repo.home import Home
 from serving import certificate
 from serving.artifact import EVALUATION
 from tasks import ledger
-from tasks.resources import SMALL
+from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.steps import step
 from tasks.tracking import client, run_of
 from tasks.types import Certified, Folder, State, Step
@@ -57,7 +57,13 @@ def find_champion(state: State, use_case: str, model: Folder) -> str:
     return str(found) if found else ""
 
 
-@task(retries=2, timeout=600, requests=SMALL)
+@task(
+    retries=2,
+    timeout=600,
+    requests=SMALL,
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def register(state: State, use_case: str, certified: Certified, trained: Folder) -> Registered:
     """Register a certified model under the run that trained it; a refused one as refused."""
     with step("register") as log:
@@ -67,7 +73,13 @@ def register(state: State, use_case: str, certified: Certified, trained: Folder)
     return Registered(number, log.record)
 
 
-@task(retries=2, timeout=300, requests=SMALL)
+@task(
+    retries=2,
+    timeout=300,
+    requests=SMALL,
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def promote(state: State, use_case: str, version: str) -> Promoted:
     """Make a registered version the champion.
 
@@ -79,7 +91,13 @@ def promote(state: State, use_case: str, version: str) -> Promoted:
     return Promoted(True, log.record)
 
 
-@task(retries=2, timeout=300, requests=SMALL)
+@task(
+    retries=2,
+    timeout=300,
+    requests=SMALL,
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def promote_released(state: State, use_case: str, version: str, passed: bool) -> Promoted:
     """Promote what the pipeline has just released; a refused model is left where it is, and so
     is one that was champion before and has been replaced since: a person did that."""

@@ -37,7 +37,7 @@ from serving.releases import write_current
 from serving.statements import Statement, write_statement
 from tasks import ledger
 from tasks.probe import Probed, probe, sample_requests
-from tasks.resources import DATA
+from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
 from tasks.steps import StepLog, step
 from tasks.types import State, Step
 
@@ -64,9 +64,16 @@ class Released(NamedTuple):
     step: Step
 
 
+# Not cached: a release is a fact about now.
 @task(
-    requests=DATA, retries=1, timeout=timedelta(minutes=20), enable_deck=True, deck_fields=()
-)  # not cached: a release is a fact about now
+    requests=DATA,
+    retries=1,
+    timeout=timedelta(minutes=20),
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=(),
+)
 def release(
     state: State,
     use_case: str,

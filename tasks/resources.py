@@ -5,7 +5,7 @@
 
 import os
 
-from flytekit import Resources
+from flytekit import Resources, Secret
 
 NODES = int(os.environ.get("AIRWORTHY_NODES", "2"))
 RANKS_PER_NODE = int(os.environ.get("AIRWORTHY_RANKS_PER_NODE", "1"))
@@ -14,3 +14,8 @@ GPUS_PER_NODE = os.environ.get("AIRWORTHY_GPUS_PER_NODE", "")
 SMALL = Resources(cpu="1", mem="2Gi")
 DATA = Resources(cpu="2", mem="6Gi")
 TRAINING = Resources(cpu="2", mem="6Gi", gpu=GPUS_PER_NODE or None)
+
+# Tasks that sign (certificates, releases, the ledger's head): Flyte mounts the key from a secret.
+# Both apply in a pod only; a local run makes and names a development key.
+SIGNING_KEY = Secret(group="airworthy", key="signing-key", mount_requirement=Secret.MountType.FILE)
+SIGNING_ENVIRONMENT = {"AIRWORTHY_SIGNING_KEY": "/etc/flyte/secrets/airworthy/signing-key"}

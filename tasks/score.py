@@ -14,7 +14,7 @@ from feature_repo.contract import UseCase
 from feature_repo.errors import RequestError, SourceError
 from feature_repo.home import Home, open_home
 from feature_repo.registry import get_use_case
-from tasks.resources import DATA
+from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
 from tasks.steps import step
 from tasks.types import Step
 
@@ -35,7 +35,13 @@ class Scored(NamedTuple):
     step: Step
 
 
-@task(requests=DATA, retries=2, timeout=timedelta(hours=1))
+@task(
+    requests=DATA,
+    retries=2,
+    timeout=timedelta(hours=1),
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def score_requests(use_case: str, source: str, at: datetime) -> Scored:
     """Predict each row of ``source`` as asked at ``at``, with the released model.
 

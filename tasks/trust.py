@@ -11,10 +11,16 @@ from feature_repo.home import open_home
 from serving import certificate
 from serving.dsse import signing_key
 from tasks import ledger
-from tasks.resources import SMALL
+from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 
-@task(requests=SMALL, retries=2, timeout=timedelta(minutes=5))
+@task(
+    requests=SMALL,
+    retries=2,
+    timeout=timedelta(minutes=5),
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
 def revoke_certificate(certificate_id: str, reason: str) -> str:
     """Put a certificate on the home's signed list of revocations, and into the ledger.
 
@@ -37,6 +43,4 @@ def revoke_certificate(certificate_id: str, reason: str) -> str:
     certificate.revoke(home, signing_key(home), certificate_id, reason, datetime.now(timezone.utc))
     facts = {"certificate": certificate_id, "reason": reason}
     ledger.append(home, "revocation", known[certificate_id], facts)
-    text = f"{certificate_id} is revoked: {reason}"
-    print(text, flush=True)
-    return text
+    return f"{certificate_id} is revoked: {reason}"

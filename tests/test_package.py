@@ -108,6 +108,19 @@ def test_cached_steps_have_versions_retries_timeouts_and_resources(
         assert not template.metadata.discoverable, name
 
 
+def test_signing_tasks_ask_for_the_key(package: dict[str, Any]) -> None:
+    """Whatever signs gets its key from a secret, and no other task does."""
+    signing = {"certify", "register", "promote", "promote_released", "release", "conclude"}
+    for name in signing:
+        template = named(package, task_pb2.TaskSpec, f".{name}").template
+        (secret,) = template.security_context.secrets
+        assert (secret.group, secret.key) == ("airworthy", "signing-key")
+        environment = {pair.key: pair.value for pair in template.container.env}
+        assert environment["AIRWORTHY_SIGNING_KEY"].endswith("/airworthy/signing-key")
+    trained = named(package, task_pb2.TaskSpec, "train_one_process").template
+    assert not trained.security_context.secrets
+
+
 def test_launch_form_has_defaults_and_descriptions(package: dict[str, Any]) -> None:
     """The console's form for flights starts filled in, each field explained."""
     plan = named(package, launch_plan_pb2.LaunchPlan, "workflows.flights.flights")
