@@ -7,9 +7,17 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+
+from feature_repo.home import open_home
+from feature_repo.registry import get_use_case
+from serving.certificate import read
+from serving.predictions import find
+from serving.releases import read_current
+from tasks.probe import server
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -64,3 +72,31 @@ def test_files_named_exist() -> None:
     named += re.findall(r"\]\((docs/[\w/.]+)\)", TEXT)
     assert len(named) >= 5
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_question_is_answered() -> None:
+    """The README's curl, asked of a real server of the model that ``make demo`` released."""
+    home = open_home()
+    if not (home.root / "releases" / "flights" / "current.json").exists():
+        pytest.skip(f"no released flights model in {home.root}: run 'make demo' first")
+    body = re.search(r"-d '(\{.*?\})'\n", TEXT, flags=re.DOTALL)
+    assert body is not None
+    folder, version = read_current(home, "flights")
+    development = read(folder).development
+    with server(home, "flights", folder, development) as port:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/models/flights:predict",
+            data=body[1].encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            said = json.loads(answer.read())
+    (prediction,) = said["predictions"]
+    assert said["version"] == version
+    assert said["certificate"] == read(folder).id
+    assert 0 < prediction["probability"] < 1
+    assert prediction["tick"] == "2013-12-31T18:45:00+00:00"
+    assert set(prediction["ages_minutes"]) == {v.name for v in get_use_case("flights").views}
+    found = find(home, prediction["prediction_id"])
+    assert found is not None
+    assert found.score == prediction["probability"]
