@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from pipeline import (
     Twins,
     cached_steps,
     check_sound,
-    ended,
-    flight,
     registered,
     told,
 )
 
 from feature_repo.ingest import source_files
+from tasks import ledger
 
 DATA = ("ingest", "features", "training set", "feast")
 MODEL = ("train", "export", "evaluate", "card")
@@ -88,47 +86,39 @@ def test_changed_source_file_is_ingested_again(refused: Changed, tmp_path: Path)
 
 
 @dataclass(frozen=True)
-class AfterDeletion:
-    """One home deleted and run again, the other run again unchanged, at the same time."""
+class Again:
+    """The first home run again unchanged, and what it held before: versions, ledger's hashes."""
 
-    anew: Done
-    again: Done
-    before: list[str]
+    done: Done
+    versions: list[str]
     entries: list[str]
 
 
 @pytest.fixture(scope="module")
-def deleted(flown: Flown, refused: Changed) -> AfterDeletion:
-    """Two clones share one Flyte cache; one clone's home is deleted."""
-    before = [tags["airworthy.subject"] for tags in registered(flown.place.home)]
-    entries = [entry["hash"] for entry in told(flown.place.home, "execution")]
-    shutil.rmtree(refused.place.root)
-    started = [place.start("weather:weather", *flight()) for place in (refused.place, flown.place)]
-    anew, again = (ended(process) for process in started)
-    return AfterDeletion(anew, again, before, entries)
+def again(flown: Flown, twins: Twins) -> Again:
+    """Two clones share one Flyte cache; while the other clone's home is gone, run this one."""
+    versions = [tags["airworthy.subject"] for tags in registered(flown.place.home)]
+    entries = [entry["hash"] for entry in ledger.entries(flown.place.home)]
+    gone = twins.place.root.with_name("gone")
+    twins.place.root.rename(gone)
+    try:
+        return Again(flown.place.fly(), versions, entries)
+    finally:
+        gone.rename(twins.place.root)
 
 
-def test_second_identical_run_computes_nothing(flown: Flown, deleted: AfterDeletion) -> None:
-    """The same answer from the cache: no new version, the same certificate, one more execution."""
-    assert deleted.again.code == 0, deleted.again.said
+def test_second_identical_run_computes_nothing(flown: Flown, again: Again) -> None:
+    """All from the cache: no new version, the same certificate, one more ledger entry."""
+    assert again.done.code == 0, again.done.said
     summary = flown.place.summary
     steps = cached_steps(summary)
-    assert all(steps[name] for name in (*DATA, *MODEL)), steps
+    assert [name for name in (*DATA, *MODEL) if not steps[name]] == []
     assert summary["certificate"] == flown.summary["certificate"]
     assert summary["model"] == flown.summary["model"]
     assert summary["execution"] != flown.summary["execution"]
-    subjects = [tags["airworthy.subject"] for tags in registered(flown.place.home)]
-    assert subjects == deleted.before
-    executions = [entry["hash"] for entry in told(flown.place.home, "execution")]
-    assert executions[:-1] == deleted.entries
+    versions = [tags["airworthy.subject"] for tags in registered(flown.place.home)]
+    assert versions == again.versions
+    entries = ledger.entries(flown.place.home)
+    assert [entry["hash"] for entry in entries[:-1]] == again.entries
+    assert entries[-1]["kind"] == "execution"
     check_sound(flown.place.home)
-
-
-def test_deleted_home_is_made_anew(refused: Changed, deleted: AfterDeletion) -> None:
-    """No result that lay in the deleted home is taken from the cache."""
-    assert deleted.anew.code == 0, deleted.anew.said
-    summary = refused.place.summary
-    assert not any(cached_steps(summary).values())
-    assert summary["model"]["version"] == "1.0.0"
-    assert summary["gate"]["passed"]
-    check_sound(refused.place.home)

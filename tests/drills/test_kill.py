@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from pipeline import Place, check_sound, damaged, flight, kill_group, registered, told
+from pipeline import Place, Twins, check_sound, damaged, flight, kill_group, registered, told
 
 SHORT_FORM = ("[train] epoch 1", "[register]")
 LONG_FORM = ("[ingest]", "[train] epoch 1", "[evaluate]", "[certify]", "[release]")
@@ -56,9 +57,11 @@ def readable_now(place: Place) -> None:
             assert store.execute("SELECT count(*) FROM airworthy_store").fetchone() == (1,)
 
 
-def test_killed_twice_then_well(tmp_path: Path) -> None:
-    """In the middle of the training, and between the certificate and the registry."""
-    drill(Place(tmp_path / "home", tmp_path / "user"), SHORT_FORM)
+def test_killed_twice_then_well(twins: Twins) -> None:
+    """In the middle of the training, and between the certificate and the registry; in the place
+    of a deleted home, whose results the Flyte cache still names."""
+    shutil.rmtree(twins.place.root)
+    drill(twins.place, SHORT_FORM)
 
 
 if os.environ.get("AIRWORTHY_LONG_DRILLS"):

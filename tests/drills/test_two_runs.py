@@ -33,3 +33,9 @@ def test_the_champion_is_one_of_them_and_passed(twins: Twins) -> None:
     promotions = [entry["facts"]["version"] for entry in told(twins.left, "promotion")]
     assert promotions
     assert set(promotions) <= passed
+
+
+def test_neither_took_a_result_of_another_home(twins: Twins) -> None:
+    """The Flyte cache that both homes share held the same steps, for another home."""
+    for entry in told(twins.left, "execution"):
+        assert not any(step["cached"] for step in entry["facts"]["steps"])
