@@ -22,6 +22,8 @@ pytest_plugins = ["serving_fixtures"]  # tests/code/serving_fixtures.py
 def pytest_configure() -> None:
     """Nothing that an earlier run computed may answer for this one."""
     os.environ["FLYTE_LOCAL_CACHE_ENABLED"] = "false"
+    # OpenMP threads that spin while they wait make a training on a busy machine ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class _NoMemo(set[object]):

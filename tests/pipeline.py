@@ -54,7 +54,6 @@ class Place:
             "HOME": str(self.user),
             "AIRWORTHY_HOME": str(self.root),
             "FLYTE_LOCAL_CACHE_ENABLED": str(self.cache).lower(),
-            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin starve the other runs of a test
             **self.more,
         }
 
