@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flytekit import task
 from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
@@ -39,6 +39,14 @@ RUN_POLICY = RunPolicy(
     active_deadline_seconds=21_600,
     backoff_limit=2,
 )
+COMMON: dict[str, Any] = {
+    "cache": CACHE,
+    "requests": TRAINING,
+    "shared_memory": True,
+    "retries": 2,
+    "timeout": timedelta(hours=6),
+    "environment": {"PYTHONUNBUFFERED": "1"},
+}
 
 
 class Trained(NamedTuple):
@@ -76,12 +84,7 @@ def _train(state: State, use_case: str, training_set: Table, config: TrainingCon
     task_config=Elastic(
         nnodes=1, nproc_per_node=1, increase_shared_mem=False, monitor_interval=MONITOR_SECONDS
     ),
-    shared_memory=True,
-    cache=CACHE,
-    requests=TRAINING,
-    retries=2,
-    timeout=timedelta(hours=6),
-    environment={"PYTHONUNBUFFERED": "1"},
+    **COMMON,
 )
 def train_one_process(
     state: State, use_case: str, declaration: str, training_set: Table, config: TrainingConfig
@@ -94,12 +97,7 @@ def train_one_process(
     task_config=Elastic(
         nnodes=1, nproc_per_node=2, increase_shared_mem=False, monitor_interval=MONITOR_SECONDS
     ),
-    shared_memory=True,
-    cache=CACHE,
-    requests=TRAINING,
-    retries=2,
-    timeout=timedelta(hours=6),
-    environment={"PYTHONUNBUFFERED": "1"},
+    **COMMON,
 )
 def train_two_ranks(
     state: State, use_case: str, declaration: str, training_set: Table, config: TrainingConfig
@@ -116,12 +114,7 @@ def train_two_ranks(
         run_policy=RUN_POLICY,
         increase_shared_mem=False,
     ),
-    shared_memory=True,
-    cache=CACHE,
-    requests=TRAINING,
-    retries=2,
-    timeout=timedelta(hours=6),
-    environment={"PYTHONUNBUFFERED": "1"},
+    **COMMON,
 )
 def train_on_nodes(
     state: State, use_case: str, declaration: str, training_set: Table, config: TrainingConfig
