@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import io
 import sqlite3
 import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -104,9 +105,9 @@ def _session_let_go() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Feast's own calls of ibis and DuckDB are deprecated, and importing Feast turns such
-    warnings on; they say nothing to our users."""
-    with warnings.catch_warnings():
+    """Keep Feast's progress lines off our users' terminal, and the warnings about its own calls
+    of ibis and DuckDB, which importing Feast turns on. What fails still raises."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 

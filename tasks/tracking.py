@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ def client(home: Home) -> Any:
 
     for name in ("mlflow", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # MLflow's own use of SQLAlchemy is deprecated; that says nothing to our users.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
 
     return MlflowClient(tracking_uri=tracking_uri(home))
 

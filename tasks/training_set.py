@@ -125,7 +125,7 @@ def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Tabl
         for name, start, end in parts
     )
     with connect([joined]) as session:
-        rows: pa.Table = session.execute(
+        rows: pa.Table = session.sql(
             f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
             f'FROM "{joined.name}" ORDER BY event_time, request_id'
         ).to_arrow_table()
