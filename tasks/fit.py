@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from feature_repo.contract import UseCase
     from tasks.types import TrainingConfig
 
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 VALIDATION_BATCH = 16_384
 
 
@@ -38,6 +39,14 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.target)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rank:
+    """This process among those that train together."""
+
+    number: int
+    world: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,13 +96,13 @@ def fit(
     Raises:
         TrainingError: a split without rows, or a loss that is not finite.
     """
-    with _process_group() as (rank, world):
+    with _process_group() as rank:
         torch.manual_seed(config.seed)
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // rank.world))
         preprocessor, training, validation, scale = _parts(use_case, table)
         builder = builder_of(use_case)
         network = builder.network(preprocessor.shape, asdict(config))
-        curve = list(_epochs(network, builder.loss, training, validation, config, rank, world, say))
+        curve = list(_epochs(network, builder.loss, training, validation, config, rank, say))
         best = min(curve, key=lambda epoch: epoch[0].validation_loss)
         network.load_state_dict(best[1])
         binary = use_case.task == "binary"
@@ -113,15 +122,15 @@ def fit(
 
 
 @contextmanager
-def _process_group() -> Iterator[tuple[int, int]]:
-    """Rank and world size; joins the group that torch's launcher describes, if there is one."""
+def _process_group() -> Iterator[Rank]:
+    """Join the group that torch's launcher describes, if there is one."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield 0, 1
+        yield Rank(number=0, world=1)
         return
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield distributed.get_rank(), world
+        yield Rank(number=distributed.get_rank(), world=world)
     finally:
         distributed.destroy_process_group()
 
@@ -155,16 +164,15 @@ def _parts(use_case: UseCase, table: Table) -> tuple[Preprocessor, Part, Part, t
 
 def _epochs(
     network: nn.Module,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss: Loss,
     training: Part,
     validation: Part,
     config: TrainingConfig,
-    rank: int,
-    world: int,
+    rank: Rank,
     say: Callable[[str], None],
 ) -> Iterator[tuple[Epoch, dict[str, torch.Tensor]]]:
     """Train an epoch at a time; yields its losses and weights until patience runs out."""
-    model = nn.parallel.DistributedDataParallel(network) if world > 1 else network
+    model = nn.parallel.DistributedDataParallel(network) if rank.world > 1 else network
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -179,23 +187,15 @@ def _epochs(
         order = torch.randperm(len(training), generator=shuffle)
         total = torch.zeros(())
         for batch in order.split(config.batch_size):
-            rows = batch[rank::world]
-            raw = model(training.numeric[rows], training.categorical[rows])
-            # DDP averages over ranks, so each rank's sum is divided by the global batch's
-            # rows and multiplied by the ranks: the gradient of the global mean.
-            value = loss(raw, training.target[rows]).sum() * world / len(batch)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
+            total += _step(model, loss, training, batch, rank, optimizer)
             schedule.step()
-            total += value.detach() * len(batch) / world
         epoch = Epoch(
             epoch=number,
-            training_loss=_sum_over_ranks(total, world) / len(training),
+            training_loss=_sum_over_ranks(total, rank.world) / len(training),
             validation_loss=float(loss(_scores(network, validation), validation.target).mean()),
         )
         _refuse_divergence(epoch, config)
-        if rank == 0:
+        if rank.number == 0:
             say(
                 f"epoch {number}/{config.epochs}: training loss {epoch.training_loss:.4f}, "
                 f"validation loss {epoch.validation_loss:.4f}"
@@ -205,6 +205,26 @@ def _epochs(
         best = min(best, epoch.validation_loss)
         if waited > config.patience:
             break
+
+
+def _step(
+    model: nn.Module,
+    loss: Loss,
+    part: Part,
+    batch: torch.Tensor,
+    rank: Rank,
+    optimizer: torch.optim.Optimizer,
+) -> torch.Tensor:
+    """One step on this rank's share of the global batch; returns its sum of losses."""
+    rows = batch[rank.number :: rank.world]
+    raw = model(part.numeric[rows], part.categorical[rows])
+    # DDP averages over ranks, so each rank's sum is divided by the global batch's rows and
+    # multiplied by the ranks: the gradient of the global mean.
+    value = loss(raw, part.target[rows]).sum() * rank.world / len(batch)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    optimizer.step()
+    return value.detach() * len(batch) / rank.world
 
 
 def _sum_over_ranks(value: torch.Tensor, world: int) -> float:
