@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,11 +159,17 @@ def damaged(home: Home) -> list[str]:
 
 
 def registered(home: Home) -> list[dict[str, str]]:
-    """The tags of every version in MLflow's registry, weather's oldest first."""
-    from tasks.tracking import client
+    """The tags of every version in MLflow's registry, weather's oldest first.
 
-    found = client(home).search_model_versions("name = 'weather'")
-    return [dict(v.tags) for v in sorted(found, key=lambda v: int(v.version))]
+    Read from its file: MLflow's client keeps a deleted home's database open.
+    """
+    versions: dict[int, dict[str, str]] = {}
+    with closing(sqlite3.connect(f"file:{home.root / 'mlflow.db'}?mode=ro", uri=True)) as store:
+        for version, key, value in store.execute(
+            "SELECT version, key, value FROM model_version_tags WHERE name = 'weather'"
+        ):
+            versions.setdefault(version, {})[key] = value
+    return [tags for _, tags in sorted(versions.items())]
 
 
 def told(home: Home, kind: str) -> list[dict[str, Any]]:
