@@ -45,7 +45,7 @@ COMMON: dict[str, Any] = {
     "shared_memory": True,
     "retries": 2,
     "timeout": timedelta(hours=6),
-    "environment": {"PYTHONUNBUFFERED": "1"},
+    "environment": {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"},
 }
 
 
