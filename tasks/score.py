@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -106,14 +108,14 @@ def score(
     )
     try:
         asked = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
-        instances = [instance_of(i, row, use_case, asked) for i, row in enumerate(rows)]
-        answers = [
-            answer
-            for start in range(0, len(instances), CHUNK)
-            for answer in service.predict(instances[start : start + CHUNK])
-        ]
-    except RequestError as exc:
-        raise SourceError(f"a row of the requests is refused: {exc}; mend it, or leave it") from exc
+        instances = []
+        for i, row in enumerate(rows):
+            with _row_named(i):
+                instances.append(instance_of(0, row, use_case, asked))
+        answers = []
+        for start in range(0, len(instances), CHUNK):
+            with _row_named(start):
+                answers += service.predict(instances[start : start + CHUNK])
     finally:
         service.close()
     batch = [replace(a, prediction=replace(a.prediction, source="batch")) for a in answers]
@@ -121,6 +123,23 @@ def score(
     log.record([answer.prediction for answer in batch])
     log.close()
     yield from batch
+
+
+@contextmanager
+def _row_named(start: int) -> Iterator[None]:
+    """Name the row of the file, counted from 1, where a refusal names an instance of a chunk
+    that begins at row ``start``, counted from 0."""
+    try:
+        yield
+    except RequestError as exc:
+        found = re.fullmatch(r"instances\[(\d+)\]\.?(.*)", exc.field)
+        if found:
+            name = f"row {start + int(found[1]) + 1:,}" + (f", {found[2]}" if found[2] else "")
+        else:
+            name = f"one of the rows from {start + 1:,} on"
+        raise SourceError(
+            f"{name} of the requests is refused: {exc.message}; mend it, or leave it out"
+        ) from exc
 
 
 def _instance(use_case: UseCase, row: dict[str, Any]) -> dict[str, Any]:
