@@ -16,7 +16,7 @@ import numpy as np
 
 from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
-from feature_repo.repo import open_store, service_name
+from feature_repo.repo import open_store
 from serving.online import OnlineStore
 
 ROUNDS = 15
@@ -42,12 +42,12 @@ def timed(work: Callable[[], Any]) -> float:
 def main() -> int:
     """Print the table; 1 when there is no store to read."""
     home, use_case = open_home(), get_use_case("flights")
-    path = home.path("online", "flights.db")
+    path = home.path("online", f"{use_case.service}.db")
     if not path.exists():
         print(f"no online store at {path}: run 'make demo' first", file=sys.stderr)
         return 1
     ours, theirs = OnlineStore(path, use_case), open_store(home, use_case)
-    service = theirs.get_feature_service(service_name(use_case))
+    service = theirs.get_feature_service(use_case.service)
     names = [spec.name for spec in use_case.features]
     print(f"{'entities':>8}  {'ours, us':>10}  {'Feast SDK, us':>14}  {'Feast / ours':>12}")
     for size in SIZES:

@@ -218,6 +218,11 @@ class UseCase:
         )
 
     @property
+    def service(self) -> str:
+        """Name of the feature service and of its online store: another declaration, another one."""
+        return f"{self.name}_{self.declaration[:12]}"
+
+    @property
     def declaration(self) -> str:
         """Digest of what a model reads and answers: the feature service's version.
 

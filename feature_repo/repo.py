@@ -29,7 +29,7 @@ def settings(home: Home, use_case: UseCase, online: Path | None = None) -> dict[
         "offline_store": {"type": "duckdb"},
         "online_store": {
             "type": "sqlite",
-            "path": str(online or home.path("online", f"{use_case.name}.db")),
+            "path": str(online or home.path("online", f"{use_case.service}.db")),
         },
         "entity_key_serialization_version": 3,
     }
@@ -39,11 +39,6 @@ def feature_store_yaml(home: Home, use_case: UseCase) -> str:
     """``feature_store.yaml`` for the Feast command line; our own code never reads it."""
     # JSON is YAML, and needs no further library.
     return json.dumps(settings(home, use_case), indent=2) + "\n"
-
-
-def service_name(use_case: UseCase) -> str:
-    """Name of the feature service; another declaration gets another one."""
-    return f"{use_case.name}_{use_case.declaration[:12]}"
 
 
 def open_store(home: Home, use_case: UseCase, online: Path | None = None) -> FeatureStore:
@@ -61,7 +56,7 @@ def apply(store: FeatureStore, use_case: UseCase, paths: Mapping[str, str]) -> F
     entities = _entities(use_case)
     views = [_view(view, entities, paths[view.name]) for view in use_case.views]
     service = FeatureService(
-        name=service_name(use_case), features=views, owner=use_case.owner,
+        name=use_case.service, features=views, owner=use_case.owner,
         description=use_case.description, tags={"declaration": use_case.declaration},
     )  # fmt: skip
     store.apply([*entities.values(), *views, service])

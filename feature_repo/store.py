@@ -19,12 +19,13 @@ from feature_repo.contract import UseCase
 from feature_repo.home import Home, digest_of
 from feature_repo.repo import apply, open_store
 from feature_repo.tables import Table, connect, named, read_table, table_path
-from feature_repo.ticks import EPOCH, epoch_seconds
+from feature_repo.ticks import EPOCH, clock_zone, epoch_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STORE_TABLE = "airworthy_store"
+State = tuple[str, int, str, str, str]  # use case, tick, declaration, content, clock zone
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,10 @@ def materialise(
     renamed into place, so that a reader sees one whole store or the other.
     """
     tick = EPOCH + ((until - EPOCH) // use_case.tick) * use_case.tick
-    target = home.path("online", f"{use_case.name}.db")
-    fresh = target.with_name(f".{use_case.name}.{uuid.uuid4().hex}.tmp")
+    target = home.path("online", f"{use_case.service}.db")
+    fresh = target.with_name(f".{use_case.service}.{uuid.uuid4().hex}.tmp")
     content = digest_of({view.name: view.digest for view in views})
-    state = (use_case.name, epoch_seconds(tick), use_case.declaration, content)
+    state = (use_case.name, epoch_seconds(tick), use_case.declaration, content, clock_zone())
     rows = _entities(use_case, views, tick)
     if _state(target) == state:
         return Materialisation(tick=tick.isoformat(), rows=rows, path=str(target), already=True)
@@ -196,26 +197,26 @@ def _entities(use_case: UseCase, views: list[Table], tick: datetime) -> int:
         return sum(int(row[0]) for row in connection.execute(counts).fetchall())
 
 
-def _state(path: Path) -> tuple[str, int, str, str] | None:
-    """Use case, tick, declaration and content of the store at ``path``; None without one, or when
+def _state(path: Path) -> State | None:
+    """What the store at ``path`` says that it holds; None without one, or when
     it was not made here (Feast's own command line writes no such table)."""
     if not path.exists():
         return None
     with closing(sqlite3.connect(path)) as connection:
         try:
-            row: tuple[str, int, str, str] | None = connection.execute(
-                f"SELECT use_case, tick_seconds, declaration, content FROM {STORE_TABLE}"
+            row: State | None = connection.execute(
+                f"SELECT use_case, tick_seconds, declaration, content, zone FROM {STORE_TABLE}"
             ).fetchone()
         except sqlite3.DatabaseError:
             return None
     return row
 
 
-def _write_state(path: Path, state: tuple[str, int, str, str]) -> None:
+def _write_state(path: Path, state: State) -> None:
     """The store's own tick, declaration and content, beside the features they hold for."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
             f"CREATE TABLE {STORE_TABLE} "
-            "(use_case TEXT, tick_seconds INTEGER, declaration TEXT, content TEXT)"
+            "(use_case TEXT, tick_seconds INTEGER, declaration TEXT, content TEXT, zone TEXT)"
         )
-        connection.execute(f"INSERT INTO {STORE_TABLE} VALUES (?, ?, ?, ?)", state)
+        connection.execute(f"INSERT INTO {STORE_TABLE} VALUES (?, ?, ?, ?, ?)", state)

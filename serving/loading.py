@@ -47,7 +47,7 @@ def load_service(
     version = version or str(certificate.predicate.get("version") or certificate.subject[:12])
     predictor = Predictor(use_case, folder)
     _warm(use_case, predictor, now)
-    store = OnlineStore(home.path("online", f"{use_case.name}.db"), use_case)
+    store = OnlineStore(home.path("online", f"{use_case.service}.db"), use_case)
     telemetry = telemetry or Telemetry(use_case.name, version)
     telemetry.certified(certificate, cleared.expired)
     _say(cleared, version, store)

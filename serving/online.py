@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.errors import StateError
+from feature_repo.ticks import clock_zone
 
 if TYPE_CHECKING:
     from feature_repo.contract import Column, FeatureView, UseCase
@@ -137,7 +138,7 @@ class OnlineStore:
             )
             names = [n for (n,) in connection.execute("SELECT name FROM sqlite_master")]
             row = connection.execute(
-                "SELECT tick_seconds, declaration FROM airworthy_store WHERE use_case = ?",
+                "SELECT tick_seconds, declaration, zone FROM airworthy_store WHERE use_case = ?",
                 (self._use_case.name,),
             ).fetchone()
         except sqlite3.Error as exc:
@@ -148,6 +149,11 @@ class OnlineStore:
             raise self._broken(
                 f"it was written for feature declaration {str(row[1])[:12]}, this program reads "
                 f"{self._use_case.declaration[:12]}"
+            )
+        if row[2] != clock_zone():
+            raise self._broken(
+                f"it was written in time zone {row[2]}, this process is in {clock_zone()} (seconds "
+                "west of UTC); start both with TZ=UTC"
             )
         self._tables = self._find_tables(names)
         self._tick = datetime.fromtimestamp(int(row[0]), timezone.utc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import task
 
@@ -13,6 +13,9 @@ from feature_repo.tables import Table
 from tasks.resources import DATA
 from tasks.steps import step
 from tasks.types import State, Step
+
+if TYPE_CHECKING:
+    from feature_repo.home import Home
 
 ENOUGH_REQUESTS = 20  # to compare a server's answers with offline predictions
 
@@ -26,21 +29,49 @@ class Materialised(NamedTuple):
 
 @task(requests=DATA, retries=2, timeout=timedelta(minutes=30))
 def materialise_online(
-    state: State, use_case: str, views: list[Table], training_set: Table, as_of: str = ""
+    state: State, use_case: str, views: list[Table], training_set: Table, passed: bool
 ) -> Materialised:
+    """Fill the online store as of the last tick of the test part with at least twenty requests,
+    so that history can be asked and compared.
+
+    A run whose model was refused leaves the store to the champion, which answers from it.
+    """
+    with step("materialise") as s:
+        if passed:
+            online = fill(state.home(), use_case, views, last_busy_tick(training_set))
+            s.say(describe(online))
+        else:
+            online = Materialisation(tick="", rows=0, path="", already=True)
+            s.say("refused by the gate: the store stays as it is")
+    return Materialised(online, s.record)
+
+
+@task(requests=DATA, retries=2, timeout=timedelta(minutes=30))
+def materialise_as_of(
+    state: State, use_case: str, views: list[Table], as_of: datetime
+) -> Materialised:
+    """Fill the online store as of the last tick at or before ``as_of``: what a schedule does."""
+    with step("materialise") as s:
+        online = fill(state.home(), use_case, views, as_of)
+        s.say(describe(online))
+    return Materialised(online, s.record)
+
+
+def fill(home: Home, use_case: str, views: list[Table], until: datetime) -> Materialisation:
     """Write each entity's last row as of one tick; a reader sees the old store or the new one.
 
-    ``as_of`` is an ISO instant. When it is empty, the last tick of the test part with at least
-    twenty requests is taken, so that history can be asked and compared.
+    A release compares a server with this store, so none is under way meanwhile.
     """
     from feature_repo.store import materialise
 
-    with step("materialise") as s:
-        until = datetime.fromisoformat(as_of) if as_of else last_busy_tick(training_set)
-        online = materialise(state.home(), get_use_case(use_case), views, until)
-        known = "already there" if online.already else "written"
-        s.say(f"{online.rows:,} entity rows as of {online.tick}, {known}")
-    return Materialised(online, s.record)
+    with home.lock(f"release-{use_case}"):
+        return materialise(home, get_use_case(use_case), views, until)
+
+
+def describe(online: Materialisation) -> str:
+    """What the materialisation did, in words."""
+    known = "already there" if online.already else "written"
+    return f"{online.rows:,} entity rows as of {online.tick}, {known}"
 
 
 def last_busy_tick(training_set: Table) -> datetime:

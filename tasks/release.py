@@ -20,6 +20,7 @@ from feature_repo.contract import UseCase
 from feature_repo.errors import PromotionError
 from feature_repo.home import Home, crd_path, model_storage, server_image, write_atomically
 from feature_repo.registry import get_use_case
+from feature_repo.store import materialise
 from feature_repo.tables import Table
 from serving.certificate import (
     RELEASE_TYPE,
@@ -36,6 +37,7 @@ from serving.online import OnlineStore
 from serving.releases import write_current
 from serving.statements import Statement, write_statement
 from tasks import ledger
+from tasks.materialise import last_busy_tick
 from tasks.probe import Probed, probe, sample_requests
 from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
 from tasks.steps import StepLog, step
@@ -78,6 +80,7 @@ def release(
     state: State,
     use_case: str,
     model_dir: str,
+    views: list[Table],
     training_set: Table,
     passed: bool,
     probes: int = 20,
@@ -97,38 +100,39 @@ def release(
             log.say("refused by the gate: nothing is released")
             refused = Release(Path(model_dir).name, "", 0, 0.0, "", False, False)
             return Released(refused, log.record)
-        made = release_model(
-            state.home(), get_use_case(use_case), Path(model_dir), training_set, probes, log
-        )
+        home, declared = state.home(), get_use_case(use_case)
+        with home.lock(f"release-{use_case}"):
+            # Another run may have filled the store since; the lock keeps it as it is from here.
+            materialise(home, declared, views, last_busy_tick(training_set))
+            made = release_model(home, declared, Path(model_dir), training_set, probes, log)
     return Released(made, log.record)
 
 
 def release_model(
     home: Home, use_case: UseCase, model_dir: Path, training_set: Table, probes: int, log: StepLog
 ) -> Release:
-    """Release a certified model once; see ``release``.
+    """Release a certified model once, under the home's release lock; see ``release``.
 
     Raises:
         PromotionError: its certificate says that the gate refused it.
     """
-    with home.lock(f"release-{use_case.name}"):
-        trust = ledger.own_trust(home)
-        gate = read(model_dir).predicate.get("gate") or {}
-        if gate.get("passed") is not True:
-            raise PromotionError(
-                f"the gate refused the model in {model_dir}: it is never released; train one "
-                "that passes"
-            )
-        certificate = clear(home, model_dir, trust, datetime.now(timezone.utc)).certificate
-        statement = release_statement(home, use_case.name, certificate.subject, trust)
-        already = statement is not None
-        if statement is None:
-            probed = _prove(home, use_case, model_dir, training_set, probes, certificate, log)
-            _manifest(home, use_case, certificate, log)
-            statement = _sign(home, use_case, certificate, probed)
-        else:
-            log.say(f"already released at {statement.predicate['released_at']}")
-        _complete(home, use_case, model_dir, certificate)
+    trust = ledger.own_trust(home)
+    gate = read(model_dir).predicate.get("gate") or {}
+    if gate.get("passed") is not True:
+        raise PromotionError(
+            f"the gate refused the model in {model_dir}: it is never released; train one "
+            "that passes"
+        )
+    certificate = clear(home, model_dir, trust, datetime.now(timezone.utc)).certificate
+    statement = release_statement(home, use_case.name, certificate.subject, trust)
+    already = statement is not None
+    if statement is None:
+        probed = _prove(home, use_case, model_dir, training_set, probes, certificate, log)
+        _manifest(home, use_case, certificate, log)
+        statement = _sign(home, use_case, certificate, probed)
+    else:
+        log.say(f"already released at {statement.predicate['released_at']}")
+    _complete(home, use_case, model_dir, certificate)
     said = statement.predicate
     return Release(
         subject=certificate.subject,
@@ -145,7 +149,7 @@ def _prove(
     home: Home, use_case: UseCase, model_dir: Path, training_set: Table, probes: int,
     certificate: Certificate, log: StepLog,
 ) -> list[Probed]:  # fmt: skip
-    store = OnlineStore(home.path("online", f"{use_case.name}.db"), use_case)
+    store = OnlineStore(home.path("online", f"{use_case.service}.db"), use_case)
     tick = store.tick
     store.close()
     rows = sample_requests(use_case, training_set, tick, probes)

@@ -164,11 +164,13 @@ def lifecycle(
         use_case=use_case,
         views=features.views,
         training_set=training.training_set,
+        passed=judged.passed,
     )
     released = release(
         state=state,
         use_case=use_case,
         model_dir=certified.certified.model_dir,
+        views=features.views,
         training_set=training.training_set,
         passed=judged.passed,
     )

@@ -24,6 +24,7 @@ from feature_repo.contract import UseCase
 from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.inputs import input_columns
 from feature_repo.registry import get_use_case
+from feature_repo.ticks import clock_zone
 from serving.certificate import Certificate, issue
 from serving.dsse import SigningKey, signing_key
 from serving.online import entity_key
@@ -114,13 +115,13 @@ def write_store(
     tick: datetime = TICK,
 ) -> Path:
     """Feast's sqlite online store, in Feast's form; ``rows`` by view: keys, tick, values."""
-    path = home.path("online", f"{use_case.name}.db")
+    path = home.path("online", f"{use_case.service}.db")
     temporary = path.with_suffix(".new")
     connection = sqlite3.connect(temporary)
-    connection.execute("CREATE TABLE airworthy_store (use_case, tick_seconds, declaration)")
+    connection.execute("CREATE TABLE airworthy_store (use_case, tick_seconds, declaration, zone)")
     connection.execute(
-        "INSERT INTO airworthy_store VALUES (?, ?, ?)",
-        (use_case.name, int(tick.timestamp()), use_case.declaration),
+        "INSERT INTO airworthy_store VALUES (?, ?, ?, ?)",
+        (use_case.name, int(tick.timestamp()), use_case.declaration, clock_zone()),
     )
     for view in use_case.views:
         connection.execute(
@@ -197,7 +198,7 @@ def ask(
         f"http://127.0.0.1:{port}{path}", data=body, headers=named, method=method or None
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own server
+        with urllib.request.urlopen(request, timeout=30) as answer:
             status, text = answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         status, text = error.code, error.read().decode()

@@ -16,6 +16,7 @@ from serving_helpers import TICK, StoredRows, write_store
 from feature_repo.contract import Entity, EventLog, FeatureSpec, RequestField, UseCase
 from feature_repo.errors import StateError
 from feature_repo.home import Home
+from feature_repo.ticks import clock_zone
 from serving.online import OnlineStore, entity_key
 
 DAY = timedelta(days=1)
@@ -104,7 +105,7 @@ def test_a_replaced_file_is_opened_anew(home: Home) -> None:
 
 
 def test_an_absent_foreign_or_damaged_store_is_refused(home: Home) -> None:
-    path = home.path("online", "small.db")
+    path = home.path("online", f"{SMALL.service}.db")
     with pytest.raises(StateError, match="absent"):
         OnlineStore(path, SMALL)
     write_store(home, SMALL, stored())
@@ -158,7 +159,7 @@ def test_what_feast_wrote_is_read_as_feast_reads_it(home: Home, in_zone: str) ->
     from feast.repo_config import RepoConfig
     from feast.types import Float64
 
-    path = home.path("online", "small.db")
+    path = home.path("online", f"{SMALL.service}.db")
     config = RepoConfig(
         project="airworthy", provider="local", registry=str(home.path("registry.db")),
         online_store={"type": "sqlite", "path": str(path)}, offline_store={"type": "duckdb"},
@@ -187,9 +188,11 @@ def test_what_feast_wrote_is_read_as_feast_reads_it(home: Home, in_zone: str) ->
         keys = ["event_timestamp", *view.entity.keys]
         store.write_to_online_store(view.name, frame[keys].assign(**columns))
     with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE airworthy_store (use_case, tick_seconds, declaration)")
-        facts = ("small", int(TICK.timestamp()), SMALL.declaration)
-        connection.execute("INSERT INTO airworthy_store VALUES (?, ?, ?)", facts)
+        connection.execute(
+            "CREATE TABLE airworthy_store (use_case, tick_seconds, declaration, zone)"
+        )
+        facts = ("small", int(TICK.timestamp()), SMALL.declaration, clock_zone())
+        connection.execute("INSERT INTO airworthy_store VALUES (?, ?, ?, ?)", facts)
 
     asked: list[dict[str, Any]] = [{"shop": "a", "aisle": 1}, {"shop": "b", "aisle": 2}]
     names = [f"{v.name}:{f.name}" for v in SMALL.views for f in v.features]
@@ -206,3 +209,16 @@ def test_a_tick_is_an_aware_instant_in_utc(home: Home) -> None:
     store = OnlineStore(write_store(home, SMALL, {}, at), SMALL)
     assert store.tick == at
     assert store.tick.utcoffset() == timedelta(0)
+
+
+def test_another_time_zone_is_refused(tmp_path: Path) -> None:
+    """Feast keeps local wall-clock times: rows would silently shift by the offset."""
+    path = tmp_path / "small.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "CREATE TABLE airworthy_store (use_case, tick_seconds, declaration, zone)"
+        )
+        facts = ("small", int(TICK.timestamp()), SMALL.declaration, "-32400,-32400")
+        connection.execute("INSERT INTO airworthy_store VALUES (?, ?, ?, ?)", facts)
+    with pytest.raises(StateError, match=r"time zone -32400,-32400.*TZ=UTC"):
+        OnlineStore(path, SMALL)

@@ -54,7 +54,9 @@ def place(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.fixture(scope="module")
 def store_tick(place: Place) -> datetime:
     """The tick that the online store lies at."""
-    store = OnlineStore(place.root / "online" / "weather.db", get_use_case("weather"))
+    store = OnlineStore(
+        place.root / "online" / f"{get_use_case('weather').service}.db", get_use_case("weather")
+    )
     tick = store.tick
     store.close()
     return tick
@@ -123,8 +125,8 @@ def test_every_batch_prediction_can_be_audited(batch: Batch) -> None:
     ("change", "named"),
     [
         ({"drop": "target_hour"}, "column target_hour is missing"),
-        ({"target_hour": "tomorrow"}, "target_hour"),
-        ({"at": -timedelta(days=1)}, "prediction_time"),
+        ({"target_hour": "tomorrow"}, "row 2, target_hour of the requests is refused"),
+        ({"at": -timedelta(days=1)}, "row 1, prediction_time of the requests is refused"),
     ],
 )
 def test_bad_file_is_refused_by_name_and_leaves_nothing(
@@ -140,6 +142,17 @@ def test_bad_file_is_refused_by_name_and_leaves_nothing(
     with pytest.raises(SourceError, match=named):
         scored(place, write_csv(tmp_path / "bad.csv", rows), at)
     assert sorted((place.root / "scores").rglob("*")) == before
+
+
+def test_refused_row_is_counted_through_the_whole_file(
+    place: Place, store_tick: datetime, tmp_path: Path
+) -> None:
+    """Rows go to the model by the thousand; the number in the message is the file's."""
+    rows = [dict(forecasts(store_tick)[0], prediction_time="") for _ in range(1100)]
+    rows[1049]["prediction_time"] = (store_tick - timedelta(days=1)).isoformat()
+    at = store_tick + get_use_case("weather").lag
+    with pytest.raises(SourceError, match=r"row 1,050, prediction_time of the requests is refused"):
+        scored(place, write_csv(tmp_path / "late.csv", rows), at)
 
 
 def test_missing_file_is_refused_by_name(place: Place, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_replaced_store_is_read_without_a_restart(running: Running) -> None:
 
 
 def test_without_its_store_the_server_is_not_ready(running: Running) -> None:
-    store = running.home.path("online", "flights.db")
+    store = running.home.path("online", f"{get_use_case('flights').service}.db")
     away = store.rename(store.with_suffix(".away"))
     try:
         assert ask(running.port, "/v2/health/ready").status == 503

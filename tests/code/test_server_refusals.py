@@ -100,7 +100,7 @@ def test_a_model_of_another_declaration_ends_with_3(own: tuple[Home, Path]) -> N
 
 def test_no_store_no_release_and_no_model_files_end_with_4(own: tuple[Home, Path]) -> None:
     home, folder = own
-    home.path("online", "flights.db").unlink()
+    home.path("online", f"{get_use_case('flights').service}.db").unlink()
     code, reason = refused(home, "--model-dir", str(folder), "--allow-development-key")
     assert code == 4
     assert "materialises" in reason

@@ -14,7 +14,7 @@ import pytest
 from conftest import Year
 
 from feature_repo.home import Home
-from feature_repo.repo import apply, feature_store_yaml, open_store, service_name
+from feature_repo.repo import apply, feature_store_yaml, open_store
 from feature_repo.store import confirm, materialise
 from feature_repo.tables import named, read_table, table_path, write_table
 
@@ -66,7 +66,7 @@ def test_the_online_store_carries_its_tick(online: Path, flights_year: Year) -> 
         rows = connection.execute("SELECT * FROM airworthy_store").fetchall()
     tick = int(datetime(2013, 11, 27, 20, tzinfo=timezone.utc).timestamp())
     assert [row[:3] for row in rows] == [("flights", tick, flights_year.use_case.declaration)]
-    assert [p.name for p in online.parent.iterdir()] == ["flights.db"]
+    assert [p.name for p in online.parent.iterdir()] == [f"{flights_year.use_case.service}.db"]
 
 
 def test_online_equals_offline(online: Path, flights_year: Year) -> None:
@@ -79,7 +79,7 @@ def test_online_equals_offline(online: Path, flights_year: Year) -> None:
     store = open_store(year.home, year.use_case, online)
     keys = ("carrier", "origin", "dest", "tailnum", "flight")
     answer = store.get_online_features(
-        features=store.get_feature_service(service_name(year.use_case)),
+        features=store.get_feature_service(year.use_case.service),
         entity_rows=[{k: row[k] for k in keys} for row in rows.select(keys).to_pylist()],
     ).to_dict(include_event_timestamps=True)
     for spec in year.use_case.features:
