@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,7 +51,8 @@ def score_requests(use_case: str, source: str, at: datetime) -> Scored:
     """Predict each row of ``source`` as asked at ``at``, with the released model.
 
     The rows go through the service that the server runs: the same certificate check, features,
-    tick rule and record under a prediction id. Nothing is written when a row is refused.
+    tick rule and record under a prediction id. Nothing is written when a row is refused, and the
+    same answers of a repeated call have the same ids, file and record.
 
     Raises:
         SourceError: the file, or a row of it, cannot be asked; names row and field.
@@ -56,9 +60,8 @@ def score_requests(use_case: str, source: str, at: datetime) -> Scored:
     """
     with step("score") as s:
         home, declared = open_home(), get_use_case(use_case)
-        answers = list(score(home, declared, read_requests(Path(source), declared), at))
-        path = home.path("scores", use_case, f"{at:%Y%m%dT%H%M%S}-{_digest(source)}.parquet")
-        _write(path, declared, answers)
+        answers = score(home, declared, read_requests(Path(source), declared), at)
+        path = keep(home, declared, answers, at)
         s.say(f"{len(answers):,} predictions as of tick {answers[0].prediction.tick}, in {path}")
     return Scored(str(path), len(answers), s.record)
 
@@ -84,10 +87,8 @@ def read_requests(path: Path, use_case: UseCase) -> list[dict[str, Any]]:
     return [_instance(use_case, row) for row in frame.select(wanted).to_dicts()]
 
 
-def score(
-    home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetime
-) -> Iterator[Answer]:
-    """Answers to ``rows``, recorded together once every one of them is known.
+def score(home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetime) -> list[Answer]:
+    """Answers to ``rows``; nothing is recorded yet.
 
     Raises:
         SourceError: a row is refused; names it and its field.
@@ -95,7 +96,6 @@ def score(
     from prometheus_client import CollectorRegistry
 
     from serving.loading import load_service
-    from serving.predictions import PredictionLog
     from serving.releases import read_current
     from serving.requests import instance_of
     from serving.telemetry import Telemetry
@@ -118,11 +118,54 @@ def score(
                 answers += service.predict(instances[start : start + CHUNK])
     finally:
         service.close()
-    batch = [replace(a, prediction=replace(a.prediction, source="batch")) for a in answers]
-    log = PredictionLog(home, use_case.name)
-    log.record([answer.prediction for answer in batch])
-    log.close()
-    yield from batch
+    return answers
+
+
+def keep(home: Home, use_case: UseCase, answers: list[Answer], at: datetime) -> Path:
+    """Record answers together and write their file, whose name and ids follow from them.
+
+    The record comes before the file gets its name: every id in a file can be audited. A rerun
+    after a crash in between finds the record, and writes the file only.
+    """
+    from serving.predictions import PredictionLog, find
+
+    digest = _digest(answers)
+    batch = [_as_batch(answer, digest, i) for i, answer in enumerate(answers)]
+    path = home.path("scores", use_case.name, f"{at:%Y%m%dT%H%M%S}-{digest[:12]}.parquet")
+    with home.lock(f"scores-{use_case.name}"), _renamed(path) as temporary:
+        _write(temporary, use_case, batch)
+        if find(home, batch[0].prediction.id) is None:  # recorded all or none
+            log = PredictionLog(home, use_case.name)
+            try:
+                log.record([answer.prediction for answer in batch])
+            finally:
+                log.close()
+    return path
+
+
+def _digest(answers: list[Answer]) -> str:
+    """sha256 of what was asked and answered, by which certificate, from which features."""
+    told = [
+        (p.fields, p.prediction_time, p.tick, p.score, p.certificate, p.features)
+        for p in (answer.prediction for answer in answers)
+    ]
+    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
+
+
+def _as_batch(answer: Answer, digest: str, position: int) -> Answer:
+    row = hashlib.sha256(f"{digest} {position}".encode()).hexdigest()[:32]
+    return replace(answer, prediction=replace(answer.prediction, id=row, source="batch"))
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """A hidden temporary file that becomes ``path`` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -153,13 +196,15 @@ def _instance(use_case: UseCase, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cell(kind: str, value: Any) -> Any:
-    if value is None:
-        return None
+    """What is not of the field's kind stays text or a list, and the request's own check then
+    names its row and field."""
+    if value is None or isinstance(value, bool | list | dict):
+        return value
     if kind == "number":
         try:
             return float(value)
-        except ValueError:
-            return value  # the request's own check names row and field
+        except (TypeError, ValueError):
+            return str(value)
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).isoformat()
     return str(value)
@@ -183,12 +228,4 @@ def _write(path: Path, use_case: UseCase, answers: list[Answer]) -> None:
         for a in answers
     ]
     table: pa.Table = pa.Table.from_pylist(rows)
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
-
-
-def _digest(source: str) -> str:
-    from feature_repo.home import file_digest
-
-    return file_digest(Path(source))[:12]
+    pq.write_table(table, path)
