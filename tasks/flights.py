@@ -12,7 +12,14 @@ from feature_repo.flights.schemas import Airports, Flights, Weather
 from feature_repo.flights.source import normalise, read
 from feature_repo.registry import get_use_case
 from tasks.cache import code_cache
-from tasks.ingest import Ingested, Quarantine, ingestion_message, quarantined, store_tables
+from tasks.ingest import (
+    Ingested,
+    Quarantine,
+    ingestion_message,
+    quarantined,
+    refuse_changed,
+    store_tables,
+)
 from tasks.resources import DATA
 from tasks.steps import step
 from tasks.types import State
@@ -29,13 +36,15 @@ class RawFlights(NamedTuple):
 
 
 @task(requests=DATA, retries=2, timeout=timedelta(minutes=30))
-def read_flights(source: str) -> RawFlights:
+def read_flights(source: str, digest: str) -> RawFlights:
     """Read a source and hold it against the contracts.
 
     Raises:
-        SourceError: a file breaks its contract as a whole, or too many rows do.
+        SourceError: a file breaks its contract as a whole, or too many rows do; or the source
+            is no longer the one of ``digest``.
     """
     raw = read(source, get_use_case("flights").quarantine_limit)
+    refuse_changed("flights", source, digest)
     frames = raw.frames
     return RawFlights(
         DataFrame[Flights](frames["flights"]),
@@ -71,7 +80,7 @@ def store_flights(
 )
 def ingest_flights(state: State, source: str, digest: str) -> Ingested:
     """Read and store a source; skipped when ``digest`` says that it has not changed."""
-    raw = read_flights(source=source)
+    raw = read_flights(source=source, digest=digest)
     return store_flights(
         state=state,
         flights=raw.flights,

@@ -11,6 +11,7 @@ import pandera.pandas as pa
 from flytekit import task
 from pandera.typing import Series
 
+from feature_repo.errors import SourceError
 from feature_repo.home import digest_of, file_digest
 from feature_repo.ingest import QUARANTINE, source_files
 from feature_repo.registry import get_use_case
@@ -64,9 +65,29 @@ def fingerprint(use_case: str, source: str) -> Source:
     Raises:
         SourceError: the source, or a table's file, is not there.
     """
+    return look(use_case, source)
+
+
+def look(use_case: str, source: str) -> Source:
+    """The source's files as they are now; for errors see ``fingerprint``."""
     paths = source_files(source, get_use_case(use_case).tables)
     files = [SourceFile(p.name, file_digest(p), p.stat().st_size) for _, p in paths]
     return Source(digest_of({f.name: f.sha256 for f in files}), files)
+
+
+def refuse_changed(use_case: str, source: str, digest: str) -> None:
+    """Called once a source was read: what was read must be what ``digest`` names, since the
+    cache and the certificate go by it.
+
+    Raises:
+        SourceError: a file was changed meanwhile.
+    """
+    if look(use_case, source).digest != digest:
+        raise SourceError(
+            f"source {source!r} was changed while it was read: its files are no longer those of "
+            "the fingerprint; run again once they are complete (write them aside and rename them "
+            "in, so that no reader meets half of an update)"
+        )
 
 
 def store_tables(

@@ -12,7 +12,14 @@ from feature_repo.registry import get_use_case
 from feature_repo.weather.schemas import Weather
 from feature_repo.weather.source import normalise, read
 from tasks.cache import code_cache
-from tasks.ingest import Ingested, Quarantine, ingestion_message, quarantined, store_tables
+from tasks.ingest import (
+    Ingested,
+    Quarantine,
+    ingestion_message,
+    quarantined,
+    refuse_changed,
+    store_tables,
+)
 from tasks.resources import SMALL
 from tasks.steps import step
 from tasks.types import State
@@ -27,13 +34,15 @@ class RawWeather(NamedTuple):
 
 
 @task(requests=SMALL, retries=2, timeout=timedelta(minutes=30))
-def read_weather(source: str) -> RawWeather:
+def read_weather(source: str, digest: str) -> RawWeather:
     """Read a source and hold it against the contract.
 
     Raises:
-        SourceError: the file breaks its contract as a whole, or too many rows do.
+        SourceError: the file breaks its contract as a whole, or too many rows do; or the source
+            is no longer the one of ``digest``.
     """
     raw = read(source, get_use_case("weather").quarantine_limit)
+    refuse_changed("weather", source, digest)
     return RawWeather(
         DataFrame[Weather](raw.frames["weather"]),
         DataFrame[Quarantine](raw.quarantine),
@@ -60,7 +69,7 @@ def store_weather(
 )
 def ingest_weather(state: State, source: str, digest: str) -> Ingested:
     """Read and store a source; skipped when ``digest`` says that it has not changed."""
-    raw = read_weather(source=source)
+    raw = read_weather(source=source, digest=digest)
     return store_weather(
         state=state, weather=raw.weather, quarantine=raw.quarantine, rows_read=raw.rows_read
     )
