@@ -145,9 +145,14 @@ def test_lifecycle_picks_the_launcher_by_a_condition(package: dict[str, Any]) ->
 
 
 def test_schedules_and_notifications(package: dict[str, Any]) -> None:
-    """Features every night; training every week with the kick-off time as its input."""
+    """Features every night, training every week; the kick-off time is an input of both."""
     nightly = named(package, launch_plan_pb2.LaunchPlan, "nightly_flights_features").spec
     assert nightly.entity_metadata.schedule.cron_schedule.schedule == "0 3 * * *"
+    assert nightly.entity_metadata.schedule.kickoff_time_input_arg == "kickoff_time"
+    workflow = named(package, workflow_pb2.WorkflowSpec, "refresh_flights_features").template
+    (online,) = [n for n in workflow.nodes if n.task_node.reference_id.name.endswith("as_of")]
+    bound = {b.var: b.binding.promise for b in online.inputs}
+    assert bound["as_of"].var == "kickoff_time"
     weekly = named(package, launch_plan_pb2.LaunchPlan, "weekly_flights_training").spec
     schedule = weekly.entity_metadata.schedule
     assert schedule.cron_schedule.schedule == "0 5 * * 1"

