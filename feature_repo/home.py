@@ -107,10 +107,15 @@ def development_key_allowed() -> bool:
     return os.environ.get("AIRWORTHY_ALLOW_DEVELOPMENT_KEY", "").lower() in {"1", "true", "yes"}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that a reader, and a reboot, sees the old file or the new one."""
+def write_atomically(path: Path, content: bytes, aside: Path | None = None) -> None:
+    """Write ``content`` so that a reader, and a reboot, sees the old file or the new one.
+
+    The temporary file, which stays when the process is killed, lies beside ``path``, or in the
+    folder ``aside`` of the same file system where nothing else may lie beside it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    folder = path.parent if aside is None else aside
+    temporary = folder / f".{path.name}.{uuid.uuid4().hex}.tmp"
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

@@ -65,14 +65,17 @@ def issue(
     predicate: Mapping[str, Any],
     valid_for: timedelta,
     now: datetime,
+    *,
+    renew: bool = False,
 ) -> Certificate:
     """Sign a certificate over all files in ``folder`` and write it there, atomically.
 
     A certificate that is there already, signed by the same key over the same files, is
-    returned unchanged. ``predicate`` lacks format, subject, dates and signer: they are added.
+    returned unchanged, unless ``renew`` asks to replace it. ``predicate`` lacks format, subject,
+    dates and signer: they are added.
     """
     path, files = folder / CERTIFICATE, subject_files(folder)
-    if path.exists():
+    if path.exists() and not renew:
         try:
             standing = _certificate(read_statement(path, CERTIFICATE_TYPE, trust_in(key)), path)
         except CertificateError:
@@ -86,7 +89,8 @@ def issue(
         "issued_at": now.isoformat(),
         "expires_at": (now + valid_for).isoformat(),
     }
-    write_statement(path, key, CERTIFICATE_TYPE, files, full)
+    # A killed process must leave no foreign file in the model directory: it would be refused.
+    write_statement(path, key, CERTIFICATE_TYPE, files, full, aside=folder.parent)
     return read(folder)
 
 

@@ -51,10 +51,16 @@ def sign_statement(
 
 
 def write_statement(
-    path: Path, key: SigningKey, kind: str, subject: Mapping[str, str], predicate: Mapping[str, Any]
+    path: Path,
+    key: SigningKey,
+    kind: str,
+    subject: Mapping[str, str],
+    predicate: Mapping[str, Any],
+    aside: Path | None = None,
 ) -> None:
-    """Sign a statement and write it atomically to ``path``."""
-    write_atomically(path, sign_statement(key, kind, subject, predicate))
+    """Sign a statement and write it atomically to ``path``; ``aside`` as in
+    ``write_atomically``."""
+    write_atomically(path, sign_statement(key, kind, subject, predicate), aside)
 
 
 def read_statement(path: Path, kind: str, trust: Trust | None) -> Statement:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from certificate_helpers import FLIGHTS, Made, other_key, refusal
+from killing import killed_at
 from serving_helpers import NOW, predicate, write_model
 
 from feature_repo.errors import CertificateError
@@ -180,6 +181,25 @@ def test_issuing_again_changes_nothing(made: Made) -> None:
     )
     assert again.id == made.certificate.id
     assert (made.folder / "certificate.json").read_bytes() == before
+
+
+def test_killed_at_any_moment_issuing_leaves_no_foreign_file(made: Made) -> None:
+    """A half-written certificate in the directory would have every later start refused."""
+    line, died = 1, True
+    while died:
+        (made.folder / "certificate.json").unlink(missing_ok=True)
+
+        def issue() -> object:
+            return certificate.issue(
+                made.key, made.folder, predicate(FLIGHTS), timedelta(days=90), NOW
+            )
+
+        died = killed_at(line, "feature_repo.home", issue)
+        assert certificate.subject_files(made.folder) == made.certificate.files, line
+        issue()
+        made.clear()
+        line += 1
+    assert line > 20  # the lines of feature_repo.home: each was the last of a process
 
 
 def test_a_damaged_certificate_is_issued_anew(made: Made) -> None:
