@@ -143,8 +143,6 @@ def sign(
     with home.lock("certify"):
         standing = _standing(directory)
         already = standing is not None and not standing.expired(now)
-        if standing is not None and not already:
-            (directory / CERTIFICATE).unlink()
         champion = champion_directory(home, use_case.name, facts["model"])
         predicate = {
             **facts,
@@ -154,7 +152,12 @@ def sign(
             else _next(home, use_case.name, champion, facts),
         }
         issued = certificate.issue(
-            dsse.signing_key(home), directory, predicate, valid_for=VALID_FOR, now=now
+            dsse.signing_key(home),
+            directory,
+            predicate,
+            valid_for=VALID_FOR,
+            now=now,
+            renew=standing is not None and not already,
         )
         _tell(home, issued)
     return Certified(
