@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
 from google.protobuf.json_format import MessageToDict
 
@@ -145,7 +146,8 @@ def test_lifecycle_picks_the_launcher_by_a_condition(package: dict[str, Any]) ->
 
 
 def test_schedules_and_notifications(package: dict[str, Any]) -> None:
-    """Features every night, training every week; the kick-off time is an input of both."""
+    """Features every night, training every week; the kick-off time is an input of both, and the
+    source one that a launch may set."""
     nightly = named(package, launch_plan_pb2.LaunchPlan, "nightly_flights_features").spec
     assert nightly.entity_metadata.schedule.cron_schedule.schedule == "0 3 * * *"
     assert nightly.entity_metadata.schedule.kickoff_time_input_arg == "kickoff_time"
@@ -157,6 +159,24 @@ def test_schedules_and_notifications(package: dict[str, Any]) -> None:
     schedule = weekly.entity_metadata.schedule
     assert schedule.cron_schedule.schedule == "0 5 * * 1"
     assert schedule.kickoff_time_input_arg == "kickoff_time"
+    for plan in (nightly, weekly):
+        source = plan.default_inputs.parameters["source"]
+        assert not source.required
+        assert not plan.fixed_inputs.literals
+        assert source.default.scalar.primitive.string_value == "/data/flights"
     (notification,) = weekly.entity_metadata.notifications
     assert notification.email.recipients_email
     assert len(notification.phases) == 3
+
+
+def test_what_the_schedules_read_is_mounted(package: dict[str, Any]) -> None:
+    """The pod template has a volume, read only, where the scheduled launches look for data."""
+    pod = yaml.safe_load((ROOT / "deploy/flyte/pod-template.yaml").read_text())["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
+    assert {m["name"] for m in mounts.values()} == {v["name"] for v in pod["volumes"]}
+    for name in ("nightly_flights_features", "weekly_flights_training"):
+        plan = named(package, launch_plan_pb2.LaunchPlan, name).spec
+        source = plan.default_inputs.parameters["source"].default.scalar.primitive.string_value
+        held = [mount for path, mount in mounts.items() if Path(path) in Path(source).parents]
+        assert [mount.get("readOnly") for mount in held] == [True]

@@ -16,6 +16,7 @@ from workflows.flights import flights
 from workflows.lifecycle import Flown
 
 OWNERS = ["ml-platform@example.com"]
+SOURCE = "/data/flights"  # deploy/flyte/pod-template.yaml mounts it; a launch may name another
 
 
 class Dates(NamedTuple):
@@ -104,7 +105,7 @@ nightly_features = LaunchPlan.get_or_create(
     workflow=refresh_flights_features,
     name="nightly_flights_features",
     schedule=CronSchedule(schedule="0 3 * * *", kickoff_time_input_arg="kickoff_time"),
-    fixed_inputs={"source": "/data/flights"},
+    default_inputs={"source": SOURCE},
     notifications=[Email(phases=FAILED, recipients_email=OWNERS)],
 )
 
@@ -112,6 +113,6 @@ weekly_training = LaunchPlan.get_or_create(
     workflow=retrain_flights,
     name="weekly_flights_training",
     schedule=CronSchedule(schedule="0 5 * * 1", kickoff_time_input_arg="kickoff_time"),
-    fixed_inputs={"source": "/data/flights"},
+    default_inputs={"source": SOURCE},
     notifications=[Email(phases=ENDED, recipients_email=OWNERS)],
 )
