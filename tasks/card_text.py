@@ -9,6 +9,7 @@ from typing import Any
 from feature_repo.contract import FeatureSpec, UseCase
 from feature_repo.errors import AirworthyError
 from feature_repo.tables import Table
+from tasks.figures import SLICE_ROWS, left_out
 from tasks.types import Verdict
 
 
@@ -164,7 +165,14 @@ def _slices(evaluation: dict[str, Any]) -> str:
             bounds = f"{_number(entry.get('low'))} to {_number(entry.get('high'))}"
             figure = [_number(entry[metric]), bounds] if metric in entry else [entry["note"], ""]
             rows.append([f"{name} {value}", f"{entry['rows']:,}", *figure])
-    return _table(("slice", "rows", metric, "95 % interval"), rows)
+    table = _table(("slice", "rows", metric, "95 % interval"), rows)
+    unjudged = [f"{k} {v}" for k, es in evaluation["slices"].items() for v in left_out(es, metric)]
+    if not unjudged:
+        return table
+    return (
+        f"{table}\n\nNot judged, and no part of the gate's minimum or maximum over slices (fewer "
+        f"than {SLICE_ROWS} rows, or rows of one class): {', '.join(unjudged)}."
+    )
 
 
 def _gate(verdicts: Sequence[Verdict]) -> str:

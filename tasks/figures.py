@@ -134,12 +134,22 @@ def _slice(
 
 
 def _extreme(slices: dict[str, dict[str, Any]], metric: str, pick: Any) -> dict[str, Any]:
-    """The lowest (or highest) value of the headline metric per slice column."""
+    """The lowest (or highest) value of the headline metric per slice column, and which of its
+    slices have too few rows to count (``left_out``)."""
     told = {
         name: [entry[metric] for entry in entries.values() if metric in entry]
         for name, entries in slices.items()
     }
-    return {name: {metric: pick(values)} for name, values in told.items() if values}
+    return {
+        name: {metric: pick(values), "left_out": left_out(slices[name], metric)}
+        for name, values in told.items()
+        if values
+    }
+
+
+def left_out(entries: dict[str, Any], metric: str) -> list[str]:
+    """The slices of a column that were not judged: too few rows, or rows of one class."""
+    return [value for value, entry in entries.items() if metric not in entry]
 
 
 def _calibration(target: Array, score: Array) -> list[dict[str, Any]]:

@@ -39,8 +39,19 @@ def _judge(rule: GateRule, evaluation: dict[str, Any]) -> Verdict:
         passed, note = False, "the metric is not a number"
     else:
         passed = value >= rule.limit if rule.operator == ">=" else value <= rule.limit
-        note = ""
+        note = _left_out(evaluation, rule.metric)
     return Verdict(rule.name, rule.metric, rule.operator, rule.limit, shown, passed, note)
+
+
+def _left_out(evaluation: dict[str, Any], path: str) -> str:
+    """How many slices an extreme over slices does not cover, and which."""
+    value: Any = evaluation
+    for part in path.split(".")[:-1]:
+        value = value.get(part) if isinstance(value, dict) else None
+    names = value.get("left_out") if isinstance(value, dict) else None
+    if not names:
+        return ""
+    return f"without {len(names)} slice{'s'[: len(names) - 1]} of too few rows: {', '.join(names)}"
 
 
 def look_up(evaluation: dict[str, Any], path: str) -> float | None:

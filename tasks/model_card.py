@@ -46,6 +46,7 @@ class Carded(NamedTuple):
     cache=code_cache(
         "tasks.model_card",
         "tasks.card_text",
+        "tasks.figures",
         "tasks.pictures",
         "tasks.quarantine",
         "tasks.splits",

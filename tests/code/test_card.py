@@ -53,6 +53,7 @@ def test_the_card_tells_what_a_reader_must_know(made: Made) -> None:
     for text in (
         TOY.owner, TOY.intended_use, TOY.limitations, "in_range(0, 9999)", "origin_delay_mean",
         "-60 to 600", "linear reference", "constant", "slice_min.origin.auc", "KServe", "slope",
+        "Not judged", "carrier UA.",
         "| training |", "| origin JFK |", "Quarantined: 2 rows", "too few rows",
     ):  # fmt: skip
         assert text in card.text, text

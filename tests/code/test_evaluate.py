@@ -77,6 +77,8 @@ def test_slices_cover_all_rows_and_small_ones_do_not_decide(home: Home) -> None:
     assert "auc" not in told["slices"]["carrier"]["UA"]
     aucs = [e["auc"] for e in told["slices"]["carrier"].values() if "auc" in e]
     assert told["slice_min"]["carrier"]["auc"] == min(aucs)
+    assert told["slice_min"]["carrier"]["left_out"] == ["UA"]
+    assert told["slice_min"]["origin"]["left_out"] == []
     assert len(aucs) == 2
 
 

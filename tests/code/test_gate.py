@@ -43,6 +43,16 @@ def test_a_rule_compares_a_metric_with_its_limit(given_rule: GateRule, passed: b
     assert not math.isnan(verdict.value)
 
 
+def test_a_verdict_over_slices_says_which_it_leaves_out() -> None:
+    measured = {"slice_min": {"origin": {"auc": 0.74, "left_out": ["BOS", "SFO"]}}}
+    (verdict,) = judge_rules((rule("slice_min.origin.auc"),), measured)
+    assert verdict.passed
+    assert verdict.note == "without 2 slices of too few rows: BOS, SFO"
+    measured["slice_min"]["origin"]["left_out"] = []
+    (verdict,) = judge_rules((rule("slice_min.origin.auc"),), measured)
+    assert verdict.note == ""
+
+
 @pytest.mark.parametrize(
     "metric",
     ["test.f1", "slice_min.carrier.auc", "test", "test.auc.low", "test.ci.auc.2", "", "test.ece"],
