@@ -21,7 +21,7 @@ from serving.artifact import EVALUATION
 from tasks import ledger
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.steps import step
-from tasks.tracking import client, run_of
+from tasks.tracking import client, run_of, tag_execution
 from tasks.types import Certified, Folder, State, Step
 
 if TYPE_CHECKING:
@@ -64,10 +64,14 @@ def find_champion(state: State, use_case: str, model: Folder) -> str:
     secret_requests=[SIGNING_KEY],
     environment=SIGNING_ENVIRONMENT,
 )
-def register(state: State, use_case: str, certified: Certified, trained: Folder) -> Registered:
+def register(
+    state: State, use_case: str, certified: Certified, trained: Folder, execution: str = ""
+) -> Registered:
     """Register a certified model under the run that trained it; a refused one as refused."""
     with step("register") as log:
-        number = register_version(state.home(), use_case, Path(certified.model_dir), trained)
+        number = register_version(
+            state.home(), use_case, Path(certified.model_dir), trained, execution
+        )
         word = "passed" if certified.passed else "refused"
         log.say(f"{use_case} {certified.version} is MLflow version {number}, gate {word}")
     return Registered(number, log.record)
@@ -128,8 +132,11 @@ def champion_directory(home: Home, use_case: str, model: str) -> Path | None:
     return None
 
 
-def register_version(home: Home, use_case: str, directory: Path, trained: Folder) -> str:
-    """Register the model in ``directory`` once; returns MLflow's version number."""
+def register_version(
+    home: Home, use_case: str, directory: Path, trained: Folder, execution: str = ""
+) -> str:
+    """Register the model in ``directory`` once, and tag its run with the execution, if one is
+    named; returns MLflow's version number."""
     issued = certificate.read(directory)
     passed = bool(issued.predicate["gate"]["passed"])
     tags = {
@@ -141,6 +148,8 @@ def register_version(home: Home, use_case: str, directory: Path, trained: Folder
     with home.lock("mlflow"):
         mlflow = client(home)
         run = run_of(mlflow, home, use_case, trained)
+        if execution:
+            tag_execution(mlflow, run, execution)
         _attach(mlflow, run, directory, issued.subject)
         found = _with_tag(mlflow, use_case, SUBJECT, issued.subject)
         if found is None:

@@ -1,4 +1,4 @@
-"""One MLflow run a training, found again by tag, its metrics written in batches."""
+"""One MLflow run a training, found again by tag, its metrics written in batches (ADR 0008)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.home import Home, tracking_uri
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tasks.fit import Epoch
 
 TRAINED = "airworthy.trained"  # the tag that holds the digest of the weights' folder
+EXECUTION = "airworthy.execution."  # and the id: a tag for each execution that the training served
 
 
 def client(home: Home) -> Any:
@@ -54,6 +56,12 @@ def run_of(mlflow: Any, home: Home, use_case: str, trained: Folder) -> str:
         experiment, tags={TRAINED: trained.digest}, run_name=f"{use_case}-{trained.digest[:8]}"
     )
     return str(run.info.run_id)
+
+
+def tag_execution(mlflow: Any, run: str, execution: str) -> None:
+    """Say on a run that an execution went on from its training; the tag's value is the instant
+    (ISO, UTC) at which it did so last."""
+    mlflow.set_tag(run, f"{EXECUTION}{execution}", datetime.now(timezone.utc).isoformat())
 
 
 def log_training(
