@@ -42,7 +42,8 @@ def experiment_id(mlflow: Any, home: Home, use_case: str) -> str:
     experiment = mlflow.get_experiment_by_name(use_case)
     if experiment is not None:
         return str(experiment.experiment_id)
-    location = None if os.environ.get("MLFLOW_TRACKING_URI") else home.path("mlartifacts").as_uri()
+    own = tracking_uri(home).endswith(str(home.path("mlflow.db")))  # a server has its own store
+    location = home.path("mlartifacts").as_uri() if own else None
     return str(mlflow.create_experiment(use_case, artifact_location=location))
 
 

@@ -74,6 +74,22 @@ def test_files_named_exist() -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_every_variable_that_is_read_stands_in_the_table() -> None:
+    """And only the two modules that the text names read any."""
+    read: dict[str, set[str]] = {}
+    for room in ("feature_repo", "serving", "tasks", "workflows"):
+        for path in (ROOT / room).rglob("*.py"):
+            found = re.findall(r"(?:environ(?:\.get)?|getenv)[(\[]\s*\"(\w+)", path.read_text())
+            # The launcher of a distributed training sets these two, not a user.
+            if set(found) - {"RANK", "WORLD_SIZE"}:
+                read[str(path.relative_to(ROOT))] = set(found)
+    assert set(read) == {"feature_repo/home.py", "tasks/resources.py"}
+    table = set(
+        re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `[A-Z_`, ]+ \|", TEXT, re.MULTILINE)))
+    )
+    assert set.union(*read.values()) == table
+
+
 def test_the_question_is_answered() -> None:
     """The README's curl, asked of a real server of the model that ``make demo`` released."""
     home = open_home()
