@@ -16,13 +16,13 @@ from typing import Any
 from feature_repo.errors import CertificateError, StateError
 from feature_repo.home import Home, digest_of, folder_digests
 from serving.artifact import CERTIFICATE, MODEL_JSON, read_model
-from serving.dsse import SigningKey, Trust, trust, trust_in
+from serving.dsse import SigningKey, Trust, trust_in
+from serving.revocations import revoked
 from serving.statements import Statement, instant, read_statement, write_statement
 
 FORMAT = "airworthy.certificate/v1"
 CERTIFICATE_TYPE = "https://airworthy.dev/certificate/v1"
 RELEASE_TYPE = "https://airworthy.dev/release/v1"
-REVOCATION_TYPE = "https://airworthy.dev/revocation/v1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,19 +138,24 @@ def verify(
     return certificate
 
 
-def clear(home: Home, folder: Path, trust: Trust, now: datetime) -> Cleared:
-    """``verify`` with the home's revocations and release statements.
+def clear(
+    home: Home, folder: Path, trust: Trust, now: datetime, also_revoked: Collection[str] = ()
+) -> Cleared:
+    """``verify`` with the home's revocations and release statements; ``also_revoked`` are ids
+    that another record, the ledger, knows to be revoked.
 
     Raises:
         CertificateError: the model may not be loaded.
     """
-    certificate = read(folder)
+    path = folder / CERTIFICATE
+    certificate = _certificate(_read(path, trust), path)  # signed: its words become a path
     use_case = str(certificate.predicate.get("use_case"))
     statement = release_statement(home, use_case, certificate.subject, trust)
     released = statement is not None and (
         instant(statement.predicate.get("released_at")) < certificate.expires_at
     )
-    certificate = verify(folder, trust, revoked=revoked(home, trust), released=released, now=now)
+    known = revoked(home, trust) | frozenset(also_revoked)
+    certificate = verify(folder, trust, revoked=known, released=released, now=now)
     return Cleared(certificate=certificate, expired=certificate.expired(now))
 
 
@@ -175,30 +180,6 @@ def release_statement(home: Home, use_case: str, subject: str, trust: Trust) -> 
             "it and release again"
         )
     return statement
-
-
-def revoked(home: Home, trust: Trust) -> frozenset[str]:
-    """Ids of the revoked certificates.
-
-    Raises:
-        CertificateError: the list is there, but unsigned or changed: nothing may be loaded.
-    """
-    return frozenset(entry["id"] for entry in _revocations(home, trust))
-
-
-def revoke(home: Home, key: SigningKey, certificate_id: str, reason: str, now: datetime) -> None:
-    """Add a certificate to the home's signed list of revocations; once is enough.
-
-    Raises:
-        CertificateError: the list that is there is not signed by a trusted key.
-    """
-    with home.lock("revocations"):
-        entries = _revocations(home, trust(home, allow_development=key.development).with_key(key))
-        if any(entry["id"] == certificate_id for entry in entries):
-            return
-        entries.append({"id": certificate_id, "reason": reason, "at": now.isoformat()})
-        path = home.path("trust", "revocations.json")
-        write_statement(path, key, REVOCATION_TYPE, {}, {"revoked": entries})
 
 
 def subject_files(folder: Path) -> dict[str, str]:
@@ -284,13 +265,3 @@ def _failed(gate: Any) -> str:
         return "it has no verdict"
     failed = [str(v.get("rule")) for v in verdicts if isinstance(v, dict) and not v.get("passed")]
     return f"failed: {', '.join(failed)}" if failed else "not passed"
-
-
-def _revocations(home: Home, trust: Trust) -> list[dict[str, str]]:
-    path = home.root / "trust" / "revocations.json"
-    if not path.exists():
-        return []
-    entries = read_statement(path, REVOCATION_TYPE, trust).predicate.get("revoked")
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
-        raise CertificateError(f"{path}: it holds no list of revocations; restore the original")
-    return entries

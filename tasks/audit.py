@@ -14,7 +14,7 @@ from flytekit import task
 
 from feature_repo.errors import CertificateError, LedgerError, StateError
 from feature_repo.home import Home, file_digest, open_home
-from serving import certificate, predictions
+from serving import certificate, predictions, revocations
 from tasks import ledger
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
@@ -130,7 +130,7 @@ def _verified(home: Home, directory: Path) -> tuple[certificate.Certificate, str
     issued, trust, now = certificate.read(directory), ledger.own_trust(home), datetime.now(UTC)
     try:
         certificate.verify(directory, trust, revoked=(), released=True, now=now)
-        revoked = issued.id in certificate.revoked(home, trust)
+        revoked = issued.id in revocations.revoked(home, trust)
     except CertificateError as exc:
         return issued, f"FAILED: {exc}"
     key = "development key" if issued.development else "key"

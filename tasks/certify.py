@@ -20,7 +20,7 @@ from feature_repo.errors import CertificateError
 from feature_repo.home import Home, digest_of, folder_digests, new_folder
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, read_table
-from serving import certificate, dsse
+from serving import certificate, dsse, revocations
 from serving.artifact import CERTIFICATE, EVALUATION, GATE, LINEAGE, MODEL_JSON
 from tasks import ledger
 from tasks.cache import source_version
@@ -57,6 +57,7 @@ def certify(
     model: Folder,
     evaluation: Folder,
     card: Folder,
+    trained: Folder,
     verdicts: list[Verdict],
     passed: bool,
     sources: list[SourceFile],
@@ -74,6 +75,8 @@ def certify(
             "format": "airworthy.lineage/v1",
             "use_case": use_case,
             "model": model.digest,
+            "trained": trained.digest,
+            "card": card.digest,
             "data": _data(sources, tables, read_table(quarantine)),
             "features": {
                 "declaration": case.declaration,
@@ -141,8 +144,9 @@ def sign(
     the model keeps its version.
     """
     with home.lock("certify"):
-        standing = _standing(directory)
-        already = standing is not None and not standing.expired(now)
+        standing, key = _standing(directory), dsse.signing_key(home)
+        ledger.check_never_used(home, directory.name)
+        revocations.complete(home, key, ledger.revocations(home), now)
         champion = champion_directory(home, use_case.name, facts["model"])
         predicate = {
             **facts,
@@ -152,12 +156,12 @@ def sign(
             else _next(home, use_case.name, champion, facts),
         }
         issued = certificate.issue(
-            dsse.signing_key(home),
+            key,
             directory,
             predicate,
             valid_for=VALID_FOR,
             now=now,
-            renew=standing is not None and not already,
+            renew=standing is not None and standing.expired(now),
         )
         _tell(home, issued)
     return Certified(
@@ -166,7 +170,7 @@ def sign(
         certificate=issued.id,
         version=str(issued.predicate["version"]),
         passed=bool(issued.predicate["gate"]["passed"]),
-        already=already,
+        already=standing is not None and standing.id == issued.id,
     )
 
 

@@ -48,6 +48,8 @@ def append(
         if known is not None:
             return known
         last = _last(home)
+        if last is None:
+            check_never_used(home, subject if kind == "certificate" else "")
         entry = _entry(last, kind, subject, facts)
         head = {"format": FORMAT, "n": entry["n"], "hash": entry["hash"]}
         envelope = dsse.signing_key(home).sign(PAYLOAD_TYPE, _text(head))
@@ -78,8 +80,14 @@ def verify(home: Home, trust: dsse.Trust) -> int:
             previous = _check_line(number, line, previous)
         _recover(home, trust)
         if not lines and not _head_path(home).exists():
-            _check_never_used(home)
+            check_never_used(home)
         return len(lines)
+
+
+def revocations(home: Home) -> dict[str, str]:
+    """Reasons of all revocations that were ever told, by id of the certificate."""
+    told = [e["facts"] for e in entries(home) if e["kind"] == "revocation"]
+    return {str(facts["certificate"]): str(facts["reason"]) for facts in told}
 
 
 def own_trust(home: Home) -> dsse.Trust:
@@ -160,7 +168,9 @@ def _open_head(path: Path, trust: dsse.Trust) -> tuple[int, str]:
         raise
     except (AirworthyError, ValueError, KeyError, TypeError) as exc:
         raise LedgerError(
-            f"ledger/{path.name} is not signed by a trusted key ({exc}); {_WAY_OUT}"
+            f"ledger/{path.name} is not signed by a trusted key ({exc}); if the signing key was "
+            "replaced, keep the old public key among those of $AIRWORTHY_TRUSTED_KEYS; if not, "
+            f"{_WAY_OUT}"
         ) from exc
 
 
@@ -179,13 +189,17 @@ def _drop_torn_line(home: Home, trust: dsse.Trust) -> None:
         os.fsync(file.fileno())
 
 
-def _check_never_used(home: Home) -> None:
-    """An empty ledger beside certified models lost all its lines and its head.
+def check_never_used(home: Home, subject: str = "") -> None:
+    """An empty ledger beside certified or released models lost all its lines and its head; the
+    model with this ``subject`` alone may be there, since its certificate is told last.
 
     Raises:
-        LedgerError: there are certified models.
+        LedgerError: there are others.
     """
-    if any(home.root.glob("models/*/*/certificate.json")):
+    if entries(home):
+        return
+    certified = [p.parent.name for p in home.root.glob("models/*/*/certificate.json")]
+    if set(certified) - {subject} or any(home.root.glob("releases/*/*/release.json")):
         raise LedgerError(
             "ledger line 1 was removed, and all others with the head: the home holds certified "
             f"models; {_WAY_OUT} (or, if the first run was killed, run it again)"

@@ -8,7 +8,7 @@ from flytekit import task
 
 from feature_repo.errors import CertificateError
 from feature_repo.home import open_home
-from serving import certificate
+from serving import revocations
 from serving.dsse import signing_key
 from tasks import ledger
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
@@ -40,7 +40,7 @@ def revoke_certificate(certificate_id: str, reason: str) -> str:
             f"{certificate_id!r} is not revoked: give a certificate of this home's ledger "
             f"({', '.join(known) or 'it has none'}) and a reason"
         )
-    certificate.revoke(home, signing_key(home), certificate_id, reason, datetime.now(timezone.utc))
+    revocations.revoke(home, signing_key(home), certificate_id, reason, datetime.now(timezone.utc))
     facts = {"certificate": certificate_id, "reason": reason}
     ledger.append(home, "revocation", known[certificate_id], facts)
     return f"{certificate_id} is revoked: {reason}"

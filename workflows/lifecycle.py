@@ -147,6 +147,7 @@ def lifecycle(
         model=exported.model,
         evaluation=evaluated.evaluation,
         card=card.card,
+        trained=trained.trained,
         verdicts=judged.verdicts,
         passed=judged.passed,
         sources=files,
@@ -157,7 +158,11 @@ def lifecycle(
         steps=[ingest_step, features.step, training.step, trained.step, evaluated.step],
     )
     registered = register(
-        state=state, use_case=use_case, certified=certified.certified, trained=trained.trained
+        state=state,
+        use_case=use_case,
+        certified=certified.certified,
+        trained=trained.trained,
+        execution=execution,
     )
     online = materialise_online(
         state=state,

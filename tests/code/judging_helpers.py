@@ -280,6 +280,7 @@ def judged_only(home: Home, slope: float = 0.8, seed: int = 0) -> tuple[dict[str
         "use_case": "toy",
         "execution": "local-1",
         "card": write_card(state=state, **case, **made_from).card,
+        "trained": trained,
         "passed": verdicts.passed,
         "sources": [SourceFile("flights.csv", "5" * 64, 1234)],
         "views": [training_set],

@@ -25,10 +25,12 @@ from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.inputs import input_columns
 from feature_repo.registry import get_use_case
 from feature_repo.ticks import clock_zone
+from serving import revocations
 from serving.certificate import Certificate, issue
 from serving.dsse import SigningKey, signing_key
 from serving.online import entity_key
 from serving.preprocess import Preprocessor
+from tasks import ledger
 
 NOW = datetime.now(timezone.utc)
 TICK = datetime(2013, 11, 5, 14, 0, tzinfo=timezone.utc)
@@ -102,9 +104,11 @@ def certified_model(
     write_model(folder, use_case)
     subject = digest_of(folder_digests(folder))
     folder = folder.rename(folder.with_name(subject))
-    certificate = issue(
-        key or signing_key(home), folder, predicate(use_case, **changes), timedelta(days=90), NOW
-    )
+    key = key or signing_key(home)
+    revocations.complete(home, key, {}, NOW)
+    certificate = issue(key, folder, predicate(use_case, **changes), timedelta(days=90), NOW)
+    told = {"use_case": use_case.name, "certificate": certificate.id}
+    ledger.append(home, "certificate", subject, told)
     return folder, certificate
 
 

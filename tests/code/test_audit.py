@@ -12,7 +12,7 @@ from judging_helpers import Judged, fresh_home, judged, toy_registered
 
 from feature_repo.errors import LedgerError, StateError
 from feature_repo.home import Home, open_home
-from serving import certificate, dsse
+from serving import dsse, revocations
 from serving.predictions import Prediction, PredictionLog
 from tasks.audit import audit, audit_report
 from tasks.registry import promote_version, register_version
@@ -107,7 +107,7 @@ def test_a_revoked_certificate_is_still_an_honest_one(
     home: Home, template: tuple[Home, Judged]
 ) -> None:
     run = template[1]
-    certificate.revoke(home, dsse.signing_key(home), run.certified.certificate, "test", NOW)
+    revocations.revoke(home, dsse.signing_key(home), run.certified.certificate, "test", NOW)
     text = audit(home, "p1")
     assert "REVOKED" in text
     assert "FAILED" not in text

@@ -11,7 +11,7 @@ from killing import killed_at
 from serving_helpers import NOW, predicate, write_model
 
 from feature_repo.errors import CertificateError
-from serving import certificate, dsse
+from serving import certificate, dsse, revocations
 from serving.statements import read_statement, write_statement
 
 FILES = (
@@ -112,10 +112,10 @@ def test_a_refused_model_is_refused_with_its_failed_rules(made: Made) -> None:
 
 
 def test_a_revoked_certificate_is_refused(made: Made) -> None:
-    certificate.revoke(made.home, made.key, "cert-0000000000000000", "a test of the list", NOW)
+    revocations.revoke(made.home, made.key, "cert-0000000000000000", "a test of the list", NOW)
     made.clear()
-    certificate.revoke(made.home, made.key, made.certificate.id, "labels were wrong", NOW)
-    certificate.revoke(made.home, made.key, made.certificate.id, "labels were wrong", NOW)
+    revocations.revoke(made.home, made.key, made.certificate.id, "labels were wrong", NOW)
+    revocations.revoke(made.home, made.key, made.certificate.id, "labels were wrong", NOW)
     message = refusal(made)
     assert made.certificate.id in message
     assert "revoked" in message
@@ -126,10 +126,30 @@ def test_an_unsigned_or_altered_list_of_revocations_refuses_everything(made: Mad
     path.write_text('{"revoked": []}')
     assert "revocations.json" in refusal(made)
     path.unlink()
-    certificate.revoke(made.home, other_key(), "cert-1", "by a stranger", NOW)
+    revocations.revoke(made.home, other_key(), "cert-1", "by a stranger", NOW)
     assert "revocations.json" in refusal(made)
     with pytest.raises(CertificateError, match=r"revocations\.json"):
-        certificate.revoke(made.home, made.key, "cert-2", "on top of a stranger's list", NOW)
+        revocations.revoke(made.home, made.key, "cert-2", "on top of a stranger's list", NOW)
+
+
+def test_a_deleted_list_of_revocations_refuses_everything(made: Made) -> None:
+    revocations.revoke(made.home, made.key, made.certificate.id, "labels were wrong", NOW)
+    (made.home.root / "trust" / "revocations.json").unlink()
+    assert "revocations.json is missing" in refusal(made)
+
+
+def test_the_words_of_an_unsigned_certificate_name_no_path(made: Made) -> None:
+    """Its use case is part of a path, so the signature is checked before."""
+    outside = made.home.root / "elsewhere" / made.certificate.subject / "release.json"
+    outside.parent.mkdir(parents=True)
+    outside.write_text("{}")
+    (made.folder / "certificate.json").unlink()
+    liar = {**predicate(FLIGHTS), "use_case": "../elsewhere"}
+    stranger = other_key()
+    certificate.issue(stranger, made.folder, liar, timedelta(days=90), NOW)
+    message = refusal(made)
+    assert stranger.keyid in message
+    assert "release.json" not in message
 
 
 def test_an_unknown_format_is_refused(made: Made) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pytest
+from certificate_helpers import pem_of
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from judging_helpers import TOY, fresh_home, judged, judged_only, state_of, toy_registered
 from killing import killed_at
 
+from feature_repo.errors import LedgerError
 from feature_repo.home import Home
-from serving import certificate, dsse
+from serving import certificate, dsse, revocations
 from tasks import ledger
 from tasks.certify import VALID_FOR, certify, sign
+from tasks.housekeeping import needed_digests
 
 
 def test_killed_at_many_moments_certifying_heals(tmp_path: Path) -> None:
@@ -67,3 +73,62 @@ def test_killed_while_it_renews_a_model_keeps_its_version(tmp_path: Path) -> Non
         assert not issued.expired(now)
         line += 1
     assert line > 15
+
+
+def test_a_deleted_list_of_revocations_comes_back_from_the_ledger(tmp_path: Path) -> None:
+    home = fresh_home(tmp_path / "home")
+    with toy_registered():
+        run = judged(home)
+        issued, now = run.certified.certificate, datetime.now(timezone.utc)
+        trust, path = ledger.own_trust(home), home.root / "trust" / "revocations.json"
+        assert revocations.revoked(home, trust) == frozenset()
+        empty = path.read_bytes()
+        revocations.revoke(home, dsse.signing_key(home), issued, "test", now)
+        ledger.append(home, "revocation", "s", {"certificate": issued, "reason": "test"})
+        for harm in (path.unlink, lambda: path.write_bytes(empty)):
+            harm()
+            judged(home)
+            assert revocations.revoked(home, trust) == {issued}
+
+
+def test_a_ledger_that_is_gone_stops_the_next_certificate(tmp_path: Path) -> None:
+    home = fresh_home(tmp_path / "home")
+    with toy_registered():
+        judged(home)
+        shutil.rmtree(home.root / "ledger")
+        with pytest.raises(LedgerError, match="line 1 was removed"):
+            judged(home, slope=0.7)
+    assert len(list(home.root.glob("models/toy/*/certificate.json"))) == 1
+
+
+def test_a_new_key_signs_a_new_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trusted old key keeps the ledger readable, and the step says what it did."""
+    home, trusted = fresh_home(tmp_path / "home"), tmp_path / "trusted"
+    trusted.mkdir()
+    for name in ("first", "second"):
+        private = Ed25519PrivateKey.generate()
+        (tmp_path / f"{name}.pem").write_bytes(pem_of(private))
+        (trusted / f"{name}.pem").write_bytes(dsse.public_pem(private.public_key()))
+    monkeypatch.setenv("AIRWORTHY_TRUSTED_KEYS", str(trusted))
+    with toy_registered():
+        monkeypatch.setenv("AIRWORTHY_SIGNING_KEY", str(tmp_path / "first.pem"))
+        old = judged(home).certified
+        monkeypatch.setenv("AIRWORTHY_SIGNING_KEY", str(tmp_path / "second.pem"))
+        new = judged(home).certified
+    assert new.certificate != old.certificate
+    assert not new.already
+    assert new.version == old.version
+    (trusted / "second.pem").unlink()
+    with pytest.raises(LedgerError, match="signing key was replaced"):
+        ledger.verify(home, dsse.trust(home))
+
+
+def test_the_lineage_names_weights_and_card(tmp_path: Path) -> None:
+    """So that a clean-up keeps them."""
+    home = fresh_home(tmp_path / "home")
+    with toy_registered():
+        run = judged(home)
+    lineage = json.loads((Path(run.certified.model_dir) / "lineage.json").read_text())
+    assert (lineage["trained"], lineage["card"]) == (run.trained.digest, run.card.digest)
+    kept = needed_digests(home)
+    assert {run.trained.digest, run.card.digest} <= kept

@@ -131,6 +131,22 @@ def test_a_ledger_that_is_gone_is_reported_where_models_were_certified(home: Hom
         verify(home)
 
 
+@pytest.mark.parametrize("left", ["models/toy/a/certificate.json", "releases/toy/a/release.json"])
+def test_a_ledger_that_is_gone_is_not_begun_anew(tmp_path: Path, left: str) -> None:
+    home = open_home(str(tmp_path / "home"))
+    home.path(*left.split("/")).write_text("{}")
+    home.path("models", "toy", "b", "certificate.json").write_text("{}")
+    with pytest.raises(LedgerError, match="line 1 was removed"):
+        ledger.append(home, "certificate", "b", {"use_case": "toy"})
+    assert ledger.entries(home) == []
+
+
+def test_the_first_certificate_begins_the_ledger(tmp_path: Path) -> None:
+    home = open_home(str(tmp_path / "home"))
+    home.path("models", "toy", "b", "certificate.json").write_text("{}")
+    assert ledger.append(home, "certificate", "b", {"use_case": "toy"})["n"] == 1
+
+
 def test_an_old_head_does_not_fit_a_longer_ledger(home: Home) -> None:
     head = home.root / "ledger" / "head.json"
     old = head.read_bytes()

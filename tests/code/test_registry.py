@@ -20,7 +20,7 @@ from killing import killed_at
 
 from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home, open_home
-from serving import certificate, dsse
+from serving import certificate, dsse, revocations
 from tasks import ledger
 from tasks.registry import (
     champion_directory,
@@ -196,7 +196,7 @@ def test_a_revoked_certificate_is_not_promoted(
 ) -> None:
     put_in(home, template[1])
     now = datetime.now(timezone.utc)
-    certificate.revoke(
+    revocations.revoke(
         home, dsse.signing_key(home), template[1].certified.certificate, "a test", now
     )
     with pytest.raises(PromotionError, match="revoked"):

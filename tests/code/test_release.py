@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -84,6 +85,7 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ready:
 
 
 def test_a_release_is_probed_signed_and_pointed_at_and_done_once(ready: Ready) -> None:
+    shutil.copytree(ready.home.root / "ledger", ready.home.root / "before")
     made = ready.release()
     assert made.released
     assert not made.already
@@ -109,8 +111,8 @@ def test_a_release_is_probed_signed_and_pointed_at_and_done_once(ready: Ready) -
 
     # Killed after the statement: the rerun completes pointer and ledger, and starts no server.
     (ready.home.root / "releases" / "flights" / "current.json").unlink()
-    for file in (ready.home.root / "ledger").iterdir():
-        file.unlink()
+    shutil.rmtree(ready.home.root / "ledger")
+    (ready.home.root / "before").rename(ready.home.root / "ledger")
     for file in (ready.home.root / "online").iterdir():
         file.unlink()
     healed = ready.release()

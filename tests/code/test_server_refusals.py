@@ -25,7 +25,7 @@ from serving_helpers import (
 
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
-from serving import certificate, dsse
+from serving import certificate, dsse, revocations
 from serving.statements import write_statement
 
 FLIGHTS = get_use_case("flights")
@@ -78,7 +78,7 @@ def test_no_certificate_ends_with_3(own: tuple[Home, Path]) -> None:
 
 def test_a_revoked_model_ends_with_3(own: tuple[Home, Path]) -> None:
     home, folder = own
-    certificate.revoke(home, dsse.signing_key(home), certificate.read(folder).id, "test", NOW)
+    revocations.revoke(home, dsse.signing_key(home), certificate.read(folder).id, "test", NOW)
     code, reason = refused(home, "--model-dir", str(folder), "--allow-development-key")
     assert code == 3
     assert "revoked" in reason
