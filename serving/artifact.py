@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from feature_repo.errors import StateError
 
@@ -22,20 +21,16 @@ CERTIFICATE = "certificate.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """``model.json``: what the graph answers and what it was trained to read."""
+    """Of ``model.json`` what a program that loads the model goes by: what it answers for, the
+    inputs that it was trained to read, and the tick rule that they were computed by."""
 
     use_case: str
-    task: str
-    label: str
-    unit: str
-    threshold: float
     declaration: str
+    threshold: float
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
-    views: tuple[str, ...]
-    lag_seconds: int
     tick_seconds: int
-    document: dict[str, Any]
+    lag_seconds: int
 
 
 def read_model(folder: Path) -> ModelInfo:
@@ -49,17 +44,12 @@ def read_model(folder: Path) -> ModelInfo:
         document = json.loads(path.read_bytes())
         return ModelInfo(
             use_case=str(document["use_case"]),
-            task=str(document["task"]),
-            label=str(document["label"]),
-            unit=str(document["unit"]),
-            threshold=float(document["threshold"]),
             declaration=str(document["declaration"]),
+            threshold=float(document["threshold"]),
             numeric=tuple(document["inputs"]["numeric"]),
             categorical=tuple(document["inputs"]["categorical"]),
-            views=tuple(document["views"]),
-            lag_seconds=int(document["lag_seconds"]),
             tick_seconds=int(document["tick_seconds"]),
-            document=document,
+            lag_seconds=int(document["lag_seconds"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise StateError(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.errors import CertificateError, StateError
-from serving.artifact import read_model
+from feature_repo.inputs import input_columns
+from serving.artifact import ModelInfo, read_model
 from serving.certificate import Cleared, clear
 from serving.online import OnlineStore
 from serving.predictions import PredictionLog
@@ -77,6 +78,23 @@ def _check_use_case(use_case: UseCase, folder: Path) -> None:
             f"this program declares {use_case.declaration[:12]}; train it again, or serve it with "
             "the version of the program that trained it"
         )
+    for what, trained, declared in _read_by(model, use_case):
+        if trained != declared:
+            raise CertificateError(
+                f"{folder}: the model was trained with {what} {trained}, this program declares "
+                f"{declared}; train it again, or serve it with the program that trained it"
+            )
+
+
+def _read_by(model: ModelInfo, use_case: UseCase) -> list[tuple[str, object, object]]:
+    """What a model reads, as it was trained and as the use case has it."""
+    inputs = input_columns(use_case)
+    return [
+        ("numeric inputs", model.numeric, inputs.numeric),
+        ("categorical inputs", model.categorical, inputs.categorical),
+        ("a tick in seconds of", model.tick_seconds, int(use_case.tick.total_seconds())),
+        ("a lag in seconds of", model.lag_seconds, int(use_case.lag.total_seconds())),
+    ]
 
 
 def _warm(use_case: UseCase, predictor: Predictor, now: datetime) -> None:
