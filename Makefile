@@ -9,7 +9,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Waiting threads must not take the core that another one needs.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test serve lint bench drills lock manifests clean
+.PHONY: demo test serve lint bench drills lock feast manifests clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Airworthy needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -45,6 +45,10 @@ lock: .venv/.installed  ## pin every version again; no hosts, no hashes, torch w
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra train --extra serve --extra dev $(FIND_LINKS) \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements.lock
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
+
+feast: .venv/.installed  ## Feast's own command line on the flights features of the home
+	$(BIN)/python -m feature_repo.repo flights
+	$(BIN)/feast --chdir $(HOME_DIR)/feast/flights feature-views list
 
 manifests: .venv/.installed  ## the golden manifests under deploy/
 	$(BIN)/python -m serving.manifest deploy/kserve/flights.yaml

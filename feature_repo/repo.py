@@ -6,12 +6,13 @@ Feast is imported inside functions: it costs seconds, and the server does withou
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import FeatureView, UseCase
-from feature_repo.home import Home
+from feature_repo.home import Home, open_home, write_atomically
 
 if TYPE_CHECKING:
     from feast import Entity as FeastEntity
@@ -39,6 +40,20 @@ def feature_store_yaml(home: Home, use_case: UseCase) -> str:
     """``feature_store.yaml`` for the Feast command line; our own code never reads it."""
     # JSON is YAML, and needs no further library.
     return json.dumps(settings(home, use_case), indent=2) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write a use case's ``feature_store.yaml`` beside its registry, and say how to read it."""
+    from feature_repo.registry import get_use_case
+
+    if len(arguments) != 1:
+        print("usage: python -m feature_repo.repo USE_CASE")
+        return 2
+    home, use_case = open_home(), get_use_case(arguments[0])
+    path = home.path("feast", use_case.name, "feature_store.yaml")
+    write_atomically(path, feature_store_yaml(home, use_case).encode())
+    print(f"{path} written; now for example: feast --chdir {path.parent} feature-views list")
+    return 0
 
 
 def open_store(home: Home, use_case: UseCase, online: Path | None = None) -> FeatureStore:
@@ -97,3 +112,7 @@ def _view(view: FeatureView, entities: Mapping[str, FeastEntity], path: str) -> 
         online=True,
         tags={"entity": view.entity.name, "log": view.log.name},
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

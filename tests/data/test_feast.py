@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,10 +17,11 @@ import pytest
 from conftest import Year
 
 from feature_repo.home import Home
-from feature_repo.repo import apply, feature_store_yaml, open_store
+from feature_repo.repo import apply, open_store
 from feature_repo.store import confirm, materialise
 from feature_repo.tables import named, read_table, table_path, write_table
 
+ROOT = Path(__file__).parent.parent.parent
 THANKSGIVING = datetime(2013, 11, 27, 20, 7, tzinfo=timezone.utc)
 
 
@@ -106,14 +110,17 @@ def test_a_store_made_again_replaces_the_old_one(weather_year: Year) -> None:
     assert seen[0] - seen[1] == 12 * 3600
 
 
-def test_yaml_for_the_command_line(tmp_path: Path, weather_year: Year) -> None:
-    """The Feast CLI's file, generated: Feast's own loader takes it, and lists our views."""
-    from feast import FeatureStore
-
-    year = weather_year
-    home = Home(root=tmp_path)
+def test_feast_s_command_line_lists_our_views(tmp_path: Path, weather_year: Year) -> None:
+    """As ``make feast`` does: the configuration is generated, and Feast's program takes it."""
+    year, home, binaries = weather_year, Home(root=tmp_path), Path(sys.executable).parent
     paths = {view.name: str(table_path(view)) for view in year.views}
     apply(open_store(home, year.use_case), year.use_case, paths)
-    (tmp_path / "feature_store.yaml").write_text(feature_store_yaml(home, year.use_case))
-    store = FeatureStore(repo_path=str(tmp_path))
-    assert {v.name for v in store.list_feature_views()} == {v.name for v in year.use_case.views}
+    wrote = [sys.executable, "-m", "feature_repo.repo", "weather"]
+    subprocess.run(wrote, check=True, cwd=ROOT, env=os.environ | {"AIRWORTHY_HOME": str(tmp_path)})
+    asked = [str(binaries / "feast"), "--chdir", str(tmp_path / "feast" / "weather")]
+    done = subprocess.run(
+        [*asked, "feature-views", "list"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for view in year.use_case.views:
+        assert view.name in done.stdout
