@@ -62,9 +62,19 @@ class Home:
 
 
 def open_home(root: str = "") -> Home:
-    """The home at ``root``, else at ``$AIRWORTHY_HOME``, else ``.airworthy`` here."""
+    """The home at ``root``, else at ``$AIRWORTHY_HOME``, else ``.airworthy`` here.
+
+    Raises:
+        StateError: the folder cannot be made.
+    """
     where = Path(root or os.environ.get("AIRWORTHY_HOME", ".airworthy")).resolve()
-    where.mkdir(parents=True, exist_ok=True)
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StateError(
+            f"the home {where} cannot be made ({exc.strerror}); set AIRWORTHY_HOME to a folder "
+            "that this user may write"
+        ) from exc
     return Home(root=where)
 
 

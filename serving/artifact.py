@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from feature_repo.errors import StateError
+from feature_repo.errors import CertificateError, StateError
 
 MODEL = "model.onnx"
 PREPROCESS = "preprocess.json"
@@ -33,15 +35,33 @@ class ModelInfo:
     lag_seconds: int
 
 
-def read_model(folder: Path) -> ModelInfo:
-    """What ``model.json`` in ``folder`` says.
+def read_file(folder: Path, name: str, files: Mapping[str, str] | None) -> bytes:
+    """Bytes of a model's file; with ``files`` (a certificate's digests by name) exactly those
+    that were certified, whatever was put into the file since it was verified.
+
+    Raises:
+        CertificateError: the bytes are others.
+        OSError: the file cannot be read.
+    """
+    content = (folder / name).read_bytes()
+    if files is not None and hashlib.sha256(content).hexdigest() != files.get(name):
+        raise CertificateError(
+            f"{folder / name} was changed after it was verified; find out by whom, restore it, "
+            "and start again"
+        )
+    return content
+
+
+def read_model(folder: Path, files: Mapping[str, str] | None = None) -> ModelInfo:
+    """What ``model.json`` in ``folder`` says; ``files`` as in ``read_file``.
 
     Raises:
         StateError: the file is missing, is no JSON or lacks an entry.
+        CertificateError: it is not the one that was certified.
     """
     path = folder / MODEL_JSON
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_file(folder, MODEL_JSON, files))
         return ModelInfo(
             use_case=str(document["use_case"]),
             declaration=str(document["declaration"]),

@@ -7,7 +7,8 @@ outside of it: ``trust/revocations.json`` and ``releases/<use case>/`` of the ho
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -148,7 +149,8 @@ def clear(
         CertificateError: the model may not be loaded.
     """
     path = folder / CERTIFICATE
-    certificate = _certificate(_read(path, trust), path)  # signed: its words become a path
+    with _readable(folder):
+        certificate = _certificate(_read(path, trust), path)  # signed: its words become a path
     use_case = str(certificate.predicate.get("use_case"))
     statement = release_statement(home, use_case, certificate.subject, trust)
     released = statement is not None and (
@@ -188,12 +190,29 @@ def subject_files(folder: Path) -> dict[str, str]:
     Raises:
         CertificateError: the folder is missing, or a link is in it (its target could change).
     """
+    with _readable(folder):
+        return _subject_files(folder)
+
+
+def _subject_files(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise CertificateError(f"the model directory {folder} does not exist; name another")
     links = [p for p in folder.rglob("*") if p.is_symlink()]
     if links:
         raise CertificateError(f"{links[0]} is a link; a model directory holds files only: copy it")
     return {name: d for name, d in folder_digests(folder).items() if name != CERTIFICATE}
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """A file that cannot be read cannot be believed."""
+    try:
+        yield
+    except OSError as exc:
+        raise CertificateError(
+            f"{exc.filename or folder} cannot be read ({exc.strerror}): what is not read cannot "
+            "be verified; let this user read the model directory and the home"
+        ) from exc
 
 
 def _read(path: Path, trust: Trust | None) -> Statement:

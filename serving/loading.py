@@ -33,9 +33,8 @@ def load_service(
     *,
     trust: Trust,
     telemetry: Telemetry | None = None,
-    version: str = "",
 ) -> Service:
-    """The service of the model in ``folder``; ``version`` is named instead of its own.
+    """The service of the model in ``folder``, under the version that its certificate states.
 
     Raises:
         CertificateError: the model may not fly.
@@ -43,10 +42,11 @@ def load_service(
     """
     now = datetime.now(timezone.utc)
     cleared = clear(home, folder, trust, now)
-    _check_use_case(use_case, folder)
     certificate = cleared.certificate
-    version = version or str(certificate.predicate.get("version") or certificate.subject[:12])
-    predictor = Predictor(use_case, folder)
+    model = read_model(folder, certificate.files)
+    _check_use_case(use_case, folder, model)
+    version = str(certificate.predicate.get("version") or certificate.subject[:12])
+    predictor = Predictor(use_case, folder, certificate.files)
     _warm(use_case, predictor, now)
     store = OnlineStore(home.path("online", f"{use_case.service}.db"), use_case)
     telemetry = telemetry or Telemetry(use_case.name, version)
@@ -60,13 +60,12 @@ def load_service(
         telemetry=telemetry,
         certificate=certificate,
         version=version,
-        threshold=read_model(folder).threshold,
+        threshold=model.threshold,
     )
 
 
-def _check_use_case(use_case: UseCase, folder: Path) -> None:
+def _check_use_case(use_case: UseCase, folder: Path, model: ModelInfo) -> None:
     """A model answers only for the declaration that it was trained on."""
-    model = read_model(folder)
     if model.use_case != use_case.name:
         raise CertificateError(
             f"{folder} holds a model of {model.use_case!r}, not of {use_case.name!r}; name "

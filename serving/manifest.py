@@ -120,6 +120,7 @@ def _container(deployment: Deployment) -> V1Container:
         "STORAGE_URI": deployment.storage_uri,
         "AIRWORTHY_HOME": HOME_MOUNT,
         "AIRWORTHY_TRUSTED_KEYS": KEYS_MOUNT,
+        "TZ": "UTC",  # the online store's instants are read in the zone that wrote them
         **deployment.environment,
     }
     ready = f"/v2/models/{deployment.use_case}/ready"
@@ -129,7 +130,7 @@ def _container(deployment: Deployment) -> V1Container:
         command=["python", "-m", "serving.server"],
         args=[
             "--use-case", deployment.use_case, "--model-dir", MODEL_MOUNT,
-            "--model-version", deployment.version, "--port", str(PORT),
+            "--port", str(PORT),
         ],
         env=[k.V1EnvVar(name=name, value=value) for name, value in environment.items()],
         ports=[k.V1ContainerPort(container_port=PORT, name="http1", protocol="TCP")],

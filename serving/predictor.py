@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
-from feature_repo.errors import StateError
+from feature_repo.errors import CertificateError, StateError
 from feature_repo.inputs import model_inputs
-from serving.artifact import MODEL, PREPROCESS
+from serving.artifact import MODEL, PREPROCESS, read_file
 from serving.preprocess import Preprocessor
 
 if TYPE_CHECKING:
@@ -23,16 +23,23 @@ _CHUNK = 8192
 class Predictor:
     """ONNX graph and preprocessing of one model directory (whose certificate others checked).
 
+    ``files`` are the digests of its certificate: each file is read once, and only if it is that.
+
     Raises:
         StateError: a file is missing, or is no graph or preprocessing.
+        CertificateError: a file was changed since the certificate was checked.
     """
 
-    def __init__(self, use_case: UseCase, model_dir: Path) -> None:
+    def __init__(
+        self, use_case: UseCase, model_dir: Path, files: Mapping[str, str] | None = None
+    ) -> None:
         self.use_case = use_case
         try:
-            text = (model_dir / PREPROCESS).read_text()
+            text = read_file(model_dir, PREPROCESS, files).decode()
             self._preprocessor = Preprocessor.from_json(text)
-            self._session = _session(model_dir / MODEL)
+            self._session = _session(read_file(model_dir, MODEL, files))
+        except CertificateError:
+            raise
         except Exception as exc:  # onnxruntime raises classes of its own, without a public root
             raise StateError(
                 f"the model in {model_dir} cannot be loaded ({exc}); export it again"
@@ -60,11 +67,9 @@ class Predictor:
         return np.asarray(answer, dtype=np.float64).reshape(-1)
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
     """One thread, in order: a small graph gains nothing from more, and a pod counts its CPU."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    return onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -65,16 +65,8 @@ def prepare(args: argparse.Namespace) -> Service:
     """
     _check_port(args.port)
     home, use_case = open_home(args.home), get_use_case(args.use_case)
-    folder, version = (
-        read_current(home, use_case.name) if args.champion else (Path(args.model_dir), "")
-    )
-    return load_service(
-        home,
-        use_case,
-        folder,
-        trust=trust(home, args.allow_development_key),
-        version=args.model_version or version,
-    )
+    folder = read_current(home, use_case.name)[0] if args.champion else Path(args.model_dir)
+    return load_service(home, use_case, folder, trust=trust(home, args.allow_development_key))
 
 
 def _check_port(port: int) -> None:
@@ -92,8 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--use-case", required=True, help="its name in feature_repo/registry.py")
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model-dir", help="a certified model directory")
-    model.add_argument("--champion", action="store_true", help="the model that was released last")
-    parser.add_argument("--model-version", default="", help="version to name in answers")
+    model.add_argument("--champion", action="store_true", help="the champion")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--home", default="", help="default: $AIRWORTHY_HOME, else .airworthy")
     parser.add_argument(

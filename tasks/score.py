@@ -103,9 +103,7 @@ def score(home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetim
 
     folder, version = read_current(home, use_case.name)
     telemetry = Telemetry(use_case.name, version, CollectorRegistry())
-    service = load_service(
-        home, use_case, folder, trust=own_trust(home), telemetry=telemetry, version=version
-    )
+    service = load_service(home, use_case, folder, trust=own_trust(home), telemetry=telemetry)
     try:
         asked = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
         instances = []

@@ -189,7 +189,7 @@ def check_sound(home: Home) -> None:
     folder, version = read_current(home, "weather")
     telemetry = Telemetry("weather", version, CollectorRegistry())
     service = load_service(
-        home, use_case, folder, trust=ledger.own_trust(home), telemetry=telemetry, version=version
+        home, use_case, folder, trust=ledger.own_trust(home), telemetry=telemetry
     )
     assert service.ready()
     service.close()

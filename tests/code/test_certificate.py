@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from datetime import timedelta
 
@@ -10,8 +11,10 @@ from certificate_helpers import FLIGHTS, Made, other_key, refusal
 from killing import killed_at
 from serving_helpers import NOW, predicate, write_model
 
-from feature_repo.errors import CertificateError
+from feature_repo.errors import CertificateError, StateError
+from feature_repo.home import open_home
 from serving import certificate, dsse, revocations
+from serving.predictor import Predictor
 from serving.statements import read_statement, write_statement
 
 FILES = (
@@ -150,6 +153,34 @@ def test_the_words_of_an_unsigned_certificate_name_no_path(made: Made) -> None:
     message = refusal(made)
     assert stranger.keyid in message
     assert "release.json" not in message
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(made: Made) -> None:
+    (made.folder / "card.md").chmod(0)
+    user = os.geteuid()
+    if user == 0:  # who may read everything
+        for folder in (made.folder, *made.folder.parents[:5]):
+            folder.chmod(folder.stat().st_mode | 0o755) if folder.owner() == "root" else None
+        os.seteuid(65534)
+    try:
+        with pytest.raises(CertificateError, match=r"cannot be read \(Permission denied\)"):
+            certificate.subject_files(made.folder)
+    finally:
+        os.seteuid(user)
+
+
+def test_a_home_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(StateError, match="AIRWORTHY_HOME"):
+        open_home("/proc/nowhere/home")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "preprocess.json"])
+def test_a_file_changed_after_the_check_is_not_loaded(made: Made, name: str) -> None:
+    """Swapped between verification and loading."""
+    cleared = made.clear().certificate
+    (made.folder / name).write_bytes((made.folder / name).read_bytes() + b" ")
+    with pytest.raises(CertificateError, match="changed after it was verified"):
+        Predictor(FLIGHTS, made.folder, cleared.files)
 
 
 def test_an_unknown_format_is_refused(made: Made) -> None:

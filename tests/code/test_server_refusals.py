@@ -26,6 +26,8 @@ from serving_helpers import (
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from serving import certificate, dsse, revocations
+from serving.releases import write_current
+from serving.server import _parser, prepare
 from serving.statements import write_statement
 
 FLIGHTS = get_use_case("flights")
@@ -132,6 +134,22 @@ def test_an_expired_model_that_was_released_serves_with_a_warning_and_a_metric(
     assert answer.status == 200
     assert re.search(r"airworthy_certificate_expired\{.*\} 1\.0", metrics)
     assert "certificate expired" in [json.loads(line)["event"] for line in log.splitlines()]
+
+
+def test_the_version_is_the_certificate_s_whatever_the_pointer_says(
+    own: tuple[Home, Path],
+) -> None:
+    home, _ = own
+    folder = home.path("models", "flights", "named")
+    write_model(folder, FLIGHTS, threshold=0.4)
+    said = predicate(FLIGHTS, version="1.2.3")
+    certificate.issue(dsse.signing_key(home), folder, said, timedelta(days=1), NOW)
+    write_current(home, "flights", folder.name, folder, "9.9.9")
+    arguments = ["--use-case", "flights", "--champion", "--port", str(free_port())]
+    arguments += ["--home", str(home.root), "--allow-development-key"]
+    service = prepare(_parser().parse_args(arguments))
+    service.close()
+    assert service.version == "1.2.3"
 
 
 def test_a_port_in_use_and_an_unknown_use_case_are_named(own: tuple[Home, Path]) -> None:
