@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from feature_repo.contract import UseCase
+from feature_repo.home import Home
 from feature_repo.inputs import Array
 from serving import certificate
 from serving.artifact import read_model
 from serving.predictor import Predictor
-from tasks import metrics
+from tasks import ledger, metrics
 from tasks.figures import Scored, differences, rounded
 from tasks.rows import Rows
 from tasks.splits import learned_until, split_facts
@@ -28,8 +30,13 @@ def against_champion(
 
     Always has ``subject``, ``rows`` and ``note``; the figures only where such rows exist and
     both models read the same declaration.
+
+    Raises:
+        CertificateError: the champion's files are not those that were certified.
     """
-    certified = certificate.read(champion)
+    home = Home(root=champion.parents[2])  # models/<use case>/<subject> of the home
+    trust, now = ledger.own_trust(home), datetime.now(timezone.utc)
+    certified = certificate.verify(champion, trust, revoked=(), released=True, now=now)
     result: dict[str, Any] = {"subject": certified.subject, "rows": 0}
     if read_model(champion).declaration != use_case.declaration:
         return {**result, "note": "not comparable: the champion reads another declaration"}
@@ -39,7 +46,7 @@ def against_champion(
     later = scored.rows.where(kept)
     if not len(later) or later.target.min() == later.target.max():
         return {**result, "note": f"not comparable: no rows after {cutoff}, the last learned from"}
-    champion_scores = Predictor(use_case, champion).predict(later.columns)
+    champion_scores = Predictor(use_case, champion, certified.files).predict(later.columns)
     told = compare(use_case.task, later, scored.model[kept], champion_scores)
     metric = metrics.headline(use_case.task)
     note = in_words(metric, told[metric], len(later))

@@ -13,7 +13,7 @@ from tasks.cache import code_cache
 from tasks.figures import Scored, figures_of
 from tasks.folders import open_folder, store_folder
 from tasks.pictures import draw_pictures, inline
-from tasks.resources import DATA
+from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
 from tasks.rows import Rows, labelled_rows
 from tasks.steps import StepLog, step
 from tasks.types import Folder, State, Step
@@ -50,6 +50,8 @@ class Evaluated(NamedTuple):
     retries=2,
     timeout=1800,
     requests=DATA,
+    secret_requests=[SIGNING_KEY],  # its own key is among those that a champion is verified by
+    environment=SIGNING_ENVIRONMENT,
     enable_deck=True,
     deck_fields=(),
 )

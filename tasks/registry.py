@@ -18,6 +18,7 @@ from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home
 from serving import certificate
 from serving.artifact import EVALUATION
+from serving.releases import write_current
 from tasks import ledger
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.steps import step
@@ -172,10 +173,11 @@ def register_version(
 
 
 def promote_version(home: Home, use_case: str, version: str) -> str:
-    """Move the alias ``champion`` to a version; returns what was done, in words.
+    """Move the alias ``champion`` and the servers' pointer to a version; says what was done.
 
     Raises:
-        PromotionError: the version is unknown, refused, expired, revoked or changed.
+        PromotionError: the version is unknown, refused, expired, revoked, changed or was never
+            released.
     """
     with home.lock("mlflow"):
         mlflow = client(home)
@@ -186,10 +188,12 @@ def promote_version(home: Home, use_case: str, version: str) -> str:
                 f"{', '.join(_known(mlflow, use_case)) or 'none'}"
             )
         issued = _cleared(home, use_case, version, found)
+        _check_released(home, use_case, version, issued)
         before = _champion_subject(mlflow, use_case)
         _point(mlflow, use_case, CHAMPION, str(found.version))
         facts = {"use_case": use_case, "version": version, "certificate": issued.id}
         ledger.append(home, "promotion", issued.subject, facts, recurring=True)
+        write_current(home, use_case, issued.subject, issued.path.parent, version)
     return f"{use_case} {version} {'stays' if before == issued.subject else 'is now'} champion"
 
 
@@ -205,7 +209,8 @@ def _cleared(
     directory = home.root / "models" / use_case / found.tags[SUBJECT]
     trust, now = ledger.own_trust(home), datetime.now(timezone.utc)
     try:
-        cleared = certificate.clear(home, directory, trust, now)
+        revoked = ledger.revocations(home)
+        cleared = certificate.clear(home, directory, trust, now, also_revoked=revoked)
     except CertificateError as exc:
         raise PromotionError(f"{name} cannot be promoted: {exc}") from exc
     if cleared.certificate.subject != found.tags[SUBJECT]:
@@ -217,6 +222,18 @@ def _cleared(
             "and certifies it anew"
         )
     return cleared.certificate
+
+
+def _check_released(
+    home: Home, use_case: str, version: str, issued: certificate.Certificate
+) -> None:
+    """What is champion is what is served, so it must have proved how it answers."""
+    trust = ledger.own_trust(home)
+    if certificate.release_statement(home, use_case, issued.subject, trust) is None:
+        raise PromotionError(
+            f"{use_case} {version} cannot be promoted: it was never released; run its pipeline "
+            "again, which releases it first"
+        )
 
 
 def _replaced(home: Home, use_case: str, version: str) -> bool:

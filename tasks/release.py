@@ -123,7 +123,8 @@ def release_model(
             f"the gate refused the model in {model_dir}: it is never released; train one "
             "that passes"
         )
-    certificate = clear(home, model_dir, trust, datetime.now(timezone.utc)).certificate
+    now, revoked = datetime.now(timezone.utc), ledger.revocations(home)
+    certificate = clear(home, model_dir, trust, now, also_revoked=revoked).certificate
     statement = release_statement(home, use_case.name, certificate.subject, trust)
     already = statement is not None
     if statement is None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from feature_repo.home import Home, open_home
 from feature_repo.inputs import input_columns, model_inputs
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import Table, read_table, write_table
+from serving import certificate, dsse
 from serving.preprocess import Preprocessor
+from serving.statements import write_statement
 from tasks.certify import certify
 from tasks.evaluate import evaluate
 from tasks.folders import store_folder
@@ -287,6 +289,16 @@ def judged_only(home: Home, slope: float = 0.8, seed: int = 0) -> tuple[dict[str
         "steps": [Step("train", 1.5, "2026-01-01T00:00:00+00:00", "")],
     }
     return {**inputs, **made_from}, trained
+
+
+def state_release(home: Home, directory: Path) -> None:
+    """The signed statement of a release, without a server to prove it."""
+    issued = certificate.read(directory)
+    at = datetime.now(timezone.utc).isoformat()
+    write_statement(
+        certificate.release_path(home, "toy", issued.subject), dsse.signing_key(home),
+        certificate.RELEASE_TYPE, issued.files, {"subject": issued.subject, "released_at": at},
+    )  # fmt: skip
 
 
 def _write(path: Path, text: str) -> None:

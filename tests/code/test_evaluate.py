@@ -23,7 +23,7 @@ from judging_helpers import (
 )
 
 from feature_repo.contract import UseCase
-from feature_repo.errors import TrainingError
+from feature_repo.errors import CertificateError, TrainingError
 from feature_repo.home import Home, file_digest
 from feature_repo.tables import write_table
 from tasks.evaluate import evaluate, evaluate_rows
@@ -137,6 +137,15 @@ def test_the_champion_is_compared_in_pairs_on_later_rows(home: Home) -> None:
     same = report(home, table, toy_model(home, table, slope=0.8), champion.model_dir)
     assert same["versus_champion"]["auc"]["difference"] == 0
     assert "not significant" in same["versus_champion"]["note"]
+
+
+def test_an_altered_champion_is_not_compared_with(home: Home) -> None:
+    champion = judged(home, slope=0.8).certified
+    graph = Path(champion.model_dir) / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + b" ")
+    table = toy_rows(days=120)
+    with pytest.raises(CertificateError, match=r"model\.onnx"):
+        report(home, table, toy_model(home, table, slope=0.0), champion.model_dir)
 
 
 def test_rows_that_the_champion_learned_from_are_left_out(home: Home) -> None:

@@ -14,6 +14,7 @@ from judging_helpers import (
     fresh_home,
     judged,
     state_of,
+    state_release,
     toy_registered,
 )
 from killing import killed_at
@@ -21,6 +22,7 @@ from killing import killed_at
 from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home, open_home
 from serving import certificate, dsse, revocations
+from serving.releases import read_current
 from tasks import ledger
 from tasks.registry import (
     champion_directory,
@@ -61,6 +63,9 @@ def directory_of(home: Home, run: Judged) -> Path:
 
 
 def put_in(home: Home, run: Judged) -> str:
+    """Register a model, and state its release if it passed."""
+    if run.certified.passed:
+        state_release(home, directory_of(home, run))
     return register_version(home, "toy", directory_of(home, run), run.trained)
 
 
@@ -203,6 +208,18 @@ def test_a_revoked_certificate_is_not_promoted(
         promote_version(home, "toy", "1.0.0")
 
 
+def test_an_older_list_of_revocations_does_not_help(
+    home: Home, template: tuple[Home, Judged, Judged]
+) -> None:
+    """The ledger knows it too."""
+    put_in(home, template[1])
+    issued = template[1].certified
+    facts = {"certificate": issued.certificate, "reason": "a test"}
+    ledger.append(home, "revocation", issued.subject, facts)
+    with pytest.raises(PromotionError, match="revoked"):
+        promote_version(home, "toy", "1.0.0")
+
+
 def _expire(home: Home, directory: Path) -> None:
     """Sign the same facts again, as of 91 days ago."""
     predicate = certificate.read(directory).predicate
@@ -237,6 +254,9 @@ def test_champions_follow_one_another_and_a_rerun_finds_the_predecessor(tmp_path
     second = judged(home, slope=0.75)
     assert second.certified.version == "1.1.0"
     register(state=state, use_case="toy", certified=second.certified, trained=second.trained)
+    with pytest.raises(PromotionError, match="never released"):
+        promote_version(home, "toy", "1.1.0")
+    state_release(home, directory_of(home, second))
     promote_version(home, "toy", "1.1.0")
     again = judged(home, slope=0.75).certified
     assert again.already
@@ -258,6 +278,8 @@ def test_a_rollback_by_hand_is_not_undone_by_a_rerun(tmp_path: Path) -> None:
     assert not left.champion
     assert aliases(home)["champion"] == "1"
     assert promotions(home) == ["1.0.0", "1.1.0", "1.0.0"]
+    champion = champion_directory(home, "toy", "")
+    assert read_current(home, "toy") == (champion, "1.0.0"), "what is served is the champion"
 
 
 def test_killed_at_many_moments_registering_and_promoting_heal(
