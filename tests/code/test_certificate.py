@@ -145,6 +145,7 @@ def test_the_words_of_an_unsigned_certificate_name_no_path(made: Made) -> None:
     """Its use case is part of a path, so the signature is checked before."""
     outside = made.home.root / "elsewhere" / made.certificate.subject / "release.json"
     outside.parent.mkdir(parents=True)
+    (made.home.root / "releases").mkdir()
     outside.write_text("{}")
     (made.folder / "certificate.json").unlink()
     liar = {**predicate(FLIGHTS), "use_case": "../elsewhere"}
