@@ -226,8 +226,9 @@ class UseCase:
     def declaration(self) -> str:
         """Digest of what a model reads and answers: the feature service's version.
 
-        Functions count with their code (comments apart), so a server whose derived inputs
-        differ from those that a model was trained on can tell.
+        Functions count with their code (comments apart), the functions that they call and the
+        constants that they read, so a server whose derived inputs differ from those that a
+        model was trained on can tell.
         """
         served = (
             self.name, self.task, self.label, self.requests_sql, self.fields, self.derived,
@@ -276,6 +277,10 @@ def _canonical(value: Any) -> str:
         return f"{type(value).__name__}({','.join(parts)})"
     if isinstance(value, tuple):
         return f"[{','.join(map(_canonical, value))}]"
-    if callable(value):
-        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(value))))
+    if inspect.isfunction(value):
+        code = ast.dump(ast.parse(textwrap.dedent(inspect.getsource(value))))
+        used = inspect.getclosurevars(value).globals
+        # What it calls and the constants that it reads are part of what it does.
+        reads = (f"{n}={_canonical(v)}" for n, v in sorted(used.items()) if not inspect.ismodule(v))
+        return f"{code}({','.join(reads)})"
     return repr(value)

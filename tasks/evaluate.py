@@ -30,6 +30,7 @@ CODE = (
     "serving.predictor",
     "serving.preprocess",
     "feature_repo.inputs",
+    "feature_repo.local_time",
 )
 
 
@@ -46,7 +47,9 @@ class Evaluated(NamedTuple):
 
 
 @task(
-    cache=code_cache(*CODE, libraries=("scikit-learn", "onnxruntime", "matplotlib")),
+    cache=code_cache(
+        *CODE, libraries=("matplotlib", "numpy", "onnxruntime", "scikit-learn", "scipy")
+    ),
     retries=2,
     timeout=1800,
     requests=DATA,

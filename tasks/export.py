@@ -41,7 +41,7 @@ class Exported(NamedTuple):
         "tasks.export",
         "serving.network",
         "serving.preprocess",
-        libraries=("torch", "onnx", "onnxscript", "onnxruntime"),
+        libraries=("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
     ),
     requests=DATA,
     retries=2,

@@ -101,7 +101,7 @@ def fit(
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // rank.world))
         preprocessor, training, validation, scale = _parts(use_case, table)
         builder = builder_of(use_case)
-        network = builder.network(preprocessor.shape, asdict(config))
+        network = builder.network(preprocessor.shape, asdict(config)).to(_device())
         curve = list(_epochs(network, builder.loss, training, validation, config, rank, say))
         best = min(curve, key=lambda epoch: epoch[0].validation_loss)
         network.load_state_dict(best[1])
@@ -135,6 +135,13 @@ def _process_group() -> Iterator[Rank]:
         distributed.destroy_process_group()
 
 
+def _device() -> torch.device:
+    """This rank's GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
 def _parts(use_case: UseCase, table: Table) -> tuple[Preprocessor, Part, Part, tuple[float, float]]:
     """Fitted preprocessor, both parts, and (mean, deviation) of a regression's target."""
     columns, labels = columns_of(use_case, table, "training")
@@ -153,9 +160,9 @@ def _parts(use_case: UseCase, table: Table) -> tuple[Preprocessor, Part, Part, t
         numeric, categorical = preprocessor.transform(values)
         scaled = ((target - scale[0]) / scale[1]).astype(np.float32)
         return Part(
-            numeric=torch.from_numpy(numeric),
-            categorical=torch.from_numpy(categorical),
-            target=torch.from_numpy(scaled),
+            numeric=torch.from_numpy(numeric).to(_device()),
+            categorical=torch.from_numpy(categorical).to(_device()),
+            target=torch.from_numpy(scaled).to(_device()),
         )
 
     validation = part(model_inputs(use_case, late_columns), late_labels)
@@ -173,19 +180,17 @@ def _epochs(
 ) -> Iterator[tuple[Epoch, dict[str, torch.Tensor]]]:
     """Train an epoch at a time; yields its losses and weights until patience runs out."""
     model = nn.parallel.DistributedDataParallel(network) if rank.world > 1 else network
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    steps = math.ceil(len(training) / config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=steps * config.epochs
-    )
+    rate = config.learning_rate
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=config.weight_decay)
+    total_steps = config.epochs * math.ceil(len(training) / config.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=total_steps)
     shuffle = torch.Generator().manual_seed(config.seed)
     best, waited = math.inf, 0
     for number in range(1, config.epochs + 1):
         network.train()
-        order = torch.randperm(len(training), generator=shuffle)
-        total = torch.zeros(())
+        # Drawn on the CPU, so that the order is the same on every device.
+        order = torch.randperm(len(training), generator=shuffle).to(_device())
+        total = torch.zeros((), device=_device())
         for batch in order.split(config.batch_size):
             total += _step(model, loss, training, batch, rank, optimizer)
             schedule.step()
@@ -258,7 +263,7 @@ def _calibrate(raw: torch.Tensor, target: torch.Tensor, binary: bool) -> tuple[f
 
     Binary: Platt scaling (Platt 1999) by L-BFGS. Regression: least squares.
     """
-    scores, labels = raw.double(), target.double()
+    scores, labels = raw.cpu().double(), target.cpu().double()
     if not binary:
         centred = scores - scores.mean()
         slope = float((centred * labels).sum() / (centred * centred).sum().clamp_min(1e-12))
@@ -282,7 +287,7 @@ def save(fitted: Fitted, config: TrainingConfig, folder: Path) -> None:
     """Write weights (safetensors), preprocessing and the record of the training."""
     from safetensors.torch import save_file
 
-    weights = {k: v.contiguous() for k, v in fitted.network.state_dict().items()}
+    weights = {k: v.cpu().contiguous() for k, v in fitted.network.state_dict().items()}
     save_file(weights, folder / "weights.safetensors")
     (folder / "preprocess.json").write_text(fitted.preprocessor.to_json())
     record = {

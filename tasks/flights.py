@@ -73,7 +73,15 @@ def store_flights(
 
 
 @dynamic(
-    cache=code_cache("feature_repo.flights", "feature_repo.ingest", "feature_repo.parsing"),
+    cache=code_cache(
+        "feature_repo.flights",
+        "feature_repo.ingest",
+        "feature_repo.parsing",
+        "feature_repo.tables",
+        "tasks.ingest",
+        "tasks.flights",
+        libraries=("pandas", "pandera", "polars", "pyarrow"),
+    ),
     requests=DATA,
     retries=2,
     timeout=timedelta(hours=1),

@@ -34,13 +34,20 @@ def _judge(rule: GateRule, evaluation: dict[str, Any]) -> Verdict:
     shown = float("nan") if value is None else value
     if value is None:
         passed = rule.optional
-        note = "not measured here; the rule is optional" if passed else "the metric is missing"
+        note = _reason(rule, evaluation) if passed else "the metric is missing"
     elif math.isnan(value):
         passed, note = False, "the metric is not a number"
     else:
         passed = value >= rule.limit if rule.operator == ">=" else value <= rule.limit
         note = _left_out(evaluation, rule.metric)
     return Verdict(rule.name, rule.metric, rule.operator, rule.limit, shown, passed, note)
+
+
+def _reason(rule: GateRule, evaluation: dict[str, Any]) -> str:
+    """Why an optional rule has nothing to judge: the comparison's own words, if there was one."""
+    part = evaluation.get(rule.metric.split(".")[0])
+    said = part.get("note") if isinstance(part, dict) else None
+    return f"optional: {said}" if said else "optional: there is nothing to compare with"
 
 
 def _left_out(evaluation: dict[str, Any], path: str) -> str:

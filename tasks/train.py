@@ -28,6 +28,7 @@ CACHE = code_cache(
     "serving.network",
     "serving.preprocess",
     "feature_repo.inputs",
+    "feature_repo.local_time",
     libraries=("torch", "safetensors", "numpy"),
 )
 # The worker that starts first must outwait the others' image pulls.

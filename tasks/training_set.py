@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
     from feature_repo.home import Home
 
-FEATURE_CODE = ("feature_repo.sql", "feature_repo.engine", "feature_repo.schemas")
-LIBRARIES = ("duckdb", "sqlglot", "pandera")
+FEATURE_CODE = (
+    "feature_repo.contract",
+    "feature_repo.engine",
+    "feature_repo.schemas",
+    "feature_repo.sql",
+    "feature_repo.tables",
+)
+LIBRARIES = ("duckdb", "pandera", "polars", "pyarrow", "sqlglot")
 
 
 class Features(NamedTuple):
@@ -141,7 +147,9 @@ def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Tabl
 
 
 @task(
-    cache=code_cache("feature_repo.store", libraries=("feast", "duckdb")),
+    cache=code_cache(
+        "feature_repo.store", "feature_repo.repo", libraries=("feast", "ibis-framework", "duckdb")
+    ),
     requests=DATA,
     retries=2,
     timeout=timedelta(minutes=30),

@@ -62,7 +62,15 @@ def store_weather(
 
 
 @dynamic(
-    cache=code_cache("feature_repo.weather", "feature_repo.ingest", "feature_repo.parsing"),
+    cache=code_cache(
+        "feature_repo.weather",
+        "feature_repo.ingest",
+        "feature_repo.parsing",
+        "feature_repo.tables",
+        "tasks.ingest",
+        "tasks.weather",
+        libraries=("pandas", "pandera", "polars", "pyarrow"),
+    ),
     requests=SMALL,
     retries=2,
     timeout=timedelta(hours=1),
