@@ -79,7 +79,9 @@ class PredictionLog:
             self._connection = sqlite3.connect(
                 self._path, timeout=_BUSY_SECONDS, check_same_thread=False
             )
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            # The change to WAL does not wait for another process's: sqlite says busy at once.
+            with home.lock("predictions"):
+                self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             with self._connection:
                 self._connection.execute(_TABLE)
