@@ -27,7 +27,6 @@ from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from serving import certificate, dsse, revocations
 from serving.releases import write_current
-from serving.server import _parser, prepare
 from serving.statements import write_statement
 
 FLIGHTS = get_use_case("flights")
@@ -145,11 +144,13 @@ def test_the_version_is_the_certificate_s_whatever_the_pointer_says(
     said = predicate(FLIGHTS, version="1.2.3")
     certificate.issue(dsse.signing_key(home), folder, said, timedelta(days=1), NOW)
     write_current(home, "flights", folder.name, folder, "9.9.9")
-    arguments = ["--use-case", "flights", "--champion", "--port", str(free_port())]
-    arguments += ["--home", str(home.root), "--allow-development-key"]
-    service = prepare(_parser().parse_args(arguments))
-    service.close()
-    assert service.version == "1.2.3"
+    port = free_port()
+    process = start_server(home, "--champion", "--port", str(port), "--allow-development-key")
+    wait_ready(process, port)
+    process.terminate()
+    _, log = process.communicate(timeout=60)
+    assert '"version": "1.2.3"' in log
+    assert "9.9.9" not in log
 
 
 def test_a_port_in_use_and_an_unknown_use_case_are_named(own: tuple[Home, Path]) -> None:
