@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,12 +45,16 @@ class EventLog:
     columns of every entity that reads the log, ``event_timestamp`` and ``available_at`` (UTC
     timestamps), the columns of ``tie_break`` and the value columns. A feature view (one entity
     over one log) whose row is older than ``ttl`` at the tick reads as missing.
+
+    ``fresh_within`` is a promise about the source: how old the newest ``available_at`` may be
+    when features are computed. No model reads it, so it is no part of the declaration.
     """
 
     name: str
     sql: str
     tie_break: tuple[str, ...]
     ttl: timedelta
+    fresh_within: timedelta = field(compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -273,7 +277,8 @@ def _check(use_case: UseCase) -> None:
 def _canonical(value: Any) -> str:
     """A text that is equal exactly when two declarations are equal."""
     if is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{f.name}={_canonical(getattr(value, f.name))}" for f in fields(value))
+        told = (f for f in fields(value) if f.compare)
+        parts = (f"{f.name}={_canonical(getattr(value, f.name))}" for f in told)
         return f"{type(value).__name__}({','.join(parts)})"
     if isinstance(value, tuple):
         return f"[{','.join(map(_canonical, value))}]"

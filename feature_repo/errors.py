@@ -17,6 +17,10 @@ class SourceError(AirworthyError):
     """Raw data breaks its contract: names file, column, rule, count and three example rows."""
 
 
+class FreshnessError(AirworthyError):
+    """An event log is older than it promises: names the raw tables that it reads, and its age."""
+
+
 class StateError(AirworthyError):
     """The home (tables, stores, locks) is not as it should be."""
 

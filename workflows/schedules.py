@@ -6,6 +6,7 @@ from typing import NamedTuple
 from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase, task, workflow
 
 from tasks.flights import ingest_flights
+from tasks.freshness import check_freshness
 from tasks.ingest import fingerprint
 from tasks.materialise import materialise_as_of
 from tasks.resources import SMALL
@@ -77,8 +78,11 @@ def retrain_flights(
 
 @workflow
 def refresh_flights_features(kickoff_time: datetime, source: str) -> None:
-    """Ingest what is new, compute the feature views, and fill the online store as of the kick-off;
-    training finds the views in the cache.
+    """Ingest what is new, compute the feature views, fill the online store as of the kick-off, and
+    hold the source to its freshness promises; training finds the views in the cache.
+
+    Freshness comes last: a broken promise fails the execution, which mails the owners, but the
+    store has by then been filled with what there is.
 
     Args:
         kickoff_time: set by the schedule; the server then answers from its tick on.
@@ -93,9 +97,13 @@ def refresh_flights_features(kickoff_time: datetime, source: str) -> None:
         declaration=opened.declaration,
         tables=data.tables,
     )
-    materialise_as_of(
+    online = materialise_as_of(
         state=opened.state, use_case="flights", views=features.views, as_of=kickoff_time
     )
+    fresh = check_freshness(
+        state=opened.state, use_case="flights", tables=data.tables, as_of=kickoff_time
+    )
+    online >> fresh
 
 
 FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT]

@@ -29,7 +29,7 @@ INSTANT = (0.0, 4_102_444_800.0)  # epoch seconds, up to the year 2100
 
 STATION = Entity(name="station", keys=("origin",))
 
-# Weather of an hour is known when the hour is over.
+# Weather of an hour is known when the hour is over; the promise forgives one that is missing.
 OBSERVATIONS = EventLog(
     name="observations",
     sql="""
@@ -40,6 +40,7 @@ OBSERVATIONS = EventLog(
     """,
     tie_break=("observed",),
     ttl=timedelta(days=2),
+    fresh_within=timedelta(hours=3),
 )
 
 # The same observations, looked at only once they are a day older than the hour asked for: what
@@ -54,6 +55,7 @@ YESTERDAY = EventLog(
     """,
     tie_break=("observed",),
     ttl=timedelta(days=2),
+    fresh_within=timedelta(hours=3),
 )
 
 

@@ -26,8 +26,8 @@ SHELF = Entity(name="shelf", keys=("shop", "aisle"))
 
 def small(name: str = "small", bounds: tuple[float, float] = (0, 1)) -> UseCase:
     """Two views: one key, and two keys of which one is a number."""
-    sales = EventLog(name="sales", sql="select 1", tie_break=(), ttl=DAY)
-    stock = EventLog(name="stock", sql="select 1", tie_break=(), ttl=2 * DAY)
+    sales = EventLog(name="sales", sql="select 1", tie_break=(), ttl=DAY, fresh_within=DAY)
+    stock = EventLog(name="stock", sql="select 1", tie_break=(), ttl=2 * DAY, fresh_within=DAY)
     parts = ((SHOP, sales, "sold"), (SHOP, sales, "price"), (SHELF, stock, "left"))
     features = tuple(
         FeatureSpec(
