@@ -1,0 +1,170 @@
+"""Reference time travel: each feature from its events alone, and what was not known in time."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from conftest import Year
+
+from feature_repo.errors import RequestError, StateError
+from feature_repo.explain import Event, Explanation, differences, explain, parse_entity
+from feature_repo.tables import named, read_table, write_table
+from feature_repo.ticks import EPOCH
+from tasks.explain_text import told
+
+NOON = datetime(2013, 1, 19, 17, 4, tzinfo=timezone.utc)
+# The first day, the day on which summer time ended, and a day early in the year.
+DAYS = ("2013-01-01", "2013-11-03", "2013-01-28")
+
+
+def asked(year: Year, at: datetime, **entity: str) -> Explanation:
+    return explain(year.use_case, year.tables, year.views, entity, at)
+
+
+def instant(micros: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros)
+
+
+def requests(year: Year, day: str) -> list[dict[str, Any]]:
+    """Two requests of a day, its first and one of its afternoon, as in the training set."""
+    table = read_table(year.training_set)
+    start = datetime.fromisoformat(f"{day}T16:00:00+00:00")
+    until = pa.scalar(start + timedelta(hours=8), table["prediction_time"].type)
+    later = table.filter(pc.greater_equal(table["prediction_time"], pa.scalar(start, until.type)))
+    rows: list[dict[str, Any]] = later.filter(pc.less(later["prediction_time"], until)).to_pylist()
+    return [rows[0], rows[len(rows) // 2]]
+
+
+@pytest.mark.parametrize("name", ["flights", "weather"])
+@pytest.mark.parametrize("day", DAYS)
+def test_the_events_explain_every_feature_of_the_training_set(
+    name: str, day: str, request: pytest.FixtureRequest
+) -> None:
+    """Each request's row, exactly, from nothing but the events of its entities."""
+    year: Year = request.getfixturevalue(f"{name}_year")
+    keys = {key for view in year.use_case.views for key in view.entity.keys}
+    some = 0
+    for row in requests(year, day):
+        entity = {key: row[key] for key in keys if row[key] is not None}
+        found = asked(year, row["prediction_time"], **entity)
+        assert found.tick == row["tick"]
+        assert differences(found) == []
+        for view in found.views:
+            for feature in view.features:
+                assert feature.value == row[feature.spec.name], feature.spec.name
+                some += feature.value is not None
+    assert some > 10
+
+
+def test_every_event_was_known_by_its_tick_and_lies_in_the_window(flights_year: Year) -> None:
+    found = asked(flights_year, NOON, origin="EWR")
+    assert found.tick == datetime(2013, 1, 19, 16, 45, tzinfo=timezone.utc)
+    counted = 0
+    for view in found.views:
+        for feature in view.features:
+            for event in feature.events:
+                assert event.known <= event.tick
+                assert instant(event.tick) <= found.tick
+                window = feature.spec.window
+                assert window is None or instant(event.tick) > found.tick - window
+                counted += 1
+    assert counted > 1000
+
+
+def test_what_had_happened_but_was_not_known_is_named_and_not_used(flights_year: Year) -> None:
+    """Arrivals are reported 15 minutes late: those of the last half hour are not in the mean."""
+    found = asked(flights_year, NOON, origin="EWR")
+    (arrivals,) = (v for v in found.views if v.view.name == "origin_arrivals")
+    assert arrivals.unseen
+    behind = {event for feature in arrivals.features for event in map(_identity, feature.events)}
+    for event in arrivals.unseen:
+        assert instant(event.happened) <= NOON
+        assert instant(event.tick) > found.tick
+        assert _identity(event) not in behind
+    later = asked(flights_year, NOON + timedelta(minutes=40), origin="EWR")
+    (arrivals_later,) = (v for v in later.views if v.view.name == "origin_arrivals")
+    used = {_identity(event) for event in arrivals_later.features[-2].events}
+    assert {_identity(event) for event in arrivals.unseen} <= used
+
+
+def _identity(event: Event) -> tuple[Any, ...]:
+    return event.happened, event.known, tuple(event.values.items())
+
+
+def test_the_text_tells_values_events_and_what_is_left_out(flights_year: Year) -> None:
+    text = told(asked(flights_year, NOON, origin="EWR"), newest=2)
+    assert "asked at 2013-01-19T17:04:00Z" in text
+    assert "reads tick 2013-01-19T16:45:00Z" in text
+    assert "origin_departures_1h = " in text
+    assert "not yet known at the tick" in text
+    assert "events, the 2 newest" in text
+    assert "weather_age = 2013-01-19T15:00:00Z, 105 min before the tick" in text
+    assert "carrier, flight, origin" in text.splitlines()[-1]
+    assert "tail_arrivals" in text.splitlines()[-1]
+    widest = max(text.split("\n\n"), key=len).count("\n")
+    assert widest < 40, "of each feature at most two events are printed"
+
+
+def test_an_entity_whose_last_row_is_past_its_ttl_reads_as_missing(flights_year: Year) -> None:
+    table = read_table(named(flights_year.tables, "flights"))
+    last = table.group_by("tailnum").aggregate([("scheduled_departure", "max")]).to_pylist()
+    gone = next(
+        row for row in last
+        if row["tailnum"] and row["scheduled_departure_max"].month == 6
+    )  # fmt: skip
+    at = datetime(2013, 12, 1, tzinfo=timezone.utc)
+    found = asked(flights_year, at, tailnum=gone["tailnum"])
+    assert differences(found) == []
+    assert all(v.row is None for v in found.views)
+    assert all(f.value is None and f.events == () for v in found.views for f in v.features)
+    assert "tail_dep_delay = missing" in told(found, newest=5)
+
+
+def test_a_stored_value_that_its_events_do_not_give_is_named(weather_year: Year) -> None:
+    """One digit of one row is changed: the explanation of that row, and no other, differs."""
+    year, at = weather_year, datetime(2013, 5, 3, 12, 5, tzinfo=timezone.utc)
+    good = named(year.views, "station_observations")
+    rows = read_table(good)
+    changed = pc.and_(
+        pc.equal(rows["origin"], "JFK"),
+        pc.equal(rows["event_timestamp"], pa.scalar(at - timedelta(minutes=5))),
+    )
+    position = rows.schema.get_field_index("temp_mean_6h")
+    values = pc.if_else(changed, pc.add(rows["temp_mean_6h"], 0.001), rows["temp_mean_6h"])
+    bad = write_table(year.home, good.name, rows.set_column(position, "temp_mean_6h", values))
+    views = [bad if view.name == good.name else view for view in year.views]
+    (said,) = differences(explain(year.use_case, year.tables, views, {"origin": "JFK"}, at))
+    assert said.startswith("temp_mean_6h: stored 5")
+    assert differences(explain(year.use_case, year.tables, views, {"origin": "LGA"}, at)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tail=N14228", "has no entity key 'tail'; it has carrier, dest, flight, origin, tailnum"),
+        ("origin", "'origin' is not one key=value"),
+        ("origin=EWR,", "'' is not one key=value"),
+        ("origin=,carrier=UA", "'origin=' is not one key=value"),
+        ("origin=EWR,origin=JFK", "'origin=JFK' is not one key=value"),
+    ],
+)
+def test_an_entity_that_cannot_be_read_is_refused(text: str, said: str, flights_year: Year) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_entity(text, flights_year.use_case)
+    assert said in str(caught.value)
+
+
+def test_a_question_without_an_answer_says_why(flights_year: Year) -> None:
+    assert parse_entity(" origin = EWR, carrier=UA", flights_year.use_case) == {
+        "origin": "EWR", "carrier": "UA",
+    }  # fmt: skip
+    with pytest.raises(RequestError, match="carrier is not the whole key of any entity"):
+        asked(flights_year, NOON, carrier="UA")
+    with pytest.raises(StateError, match="no event of tailnum=N0 had happened by 2013-01-19"):
+        asked(flights_year, NOON, tailnum="N0")
+    with pytest.raises(StateError, match="lies before the data: the first event of the logs"):
+        asked(flights_year, datetime(2012, 1, 1, tzinfo=timezone.utc), origin="EWR")
