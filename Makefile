@@ -9,7 +9,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Waiting threads must not take the core that another one needs.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test serve lint bench drills lock feast manifests clean
+.PHONY: demo test serve lint bench drills lock feast manifests redis clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Airworthy needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -26,11 +26,16 @@ demo: .venv/.installed  ## raw flights to a certified model that answered over H
 serve: .venv/.installed  ## keep the released flights model up on $(PORT)
 	$(BIN)/python -m serving.server --use-case flights --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
 
-test: .venv/.installed
+test: .venv/.installed redis
 	$(BIN)/python -m pytest -q
 
-drills: .venv/.installed  ## the long form of the kill drills
+drills: .venv/.installed redis  ## the long form of the kill drills
 	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q tests/drills
+
+redis:  ## a redis-server for tests and benchmarks: installed from Debian where root lacks one
+	@command -v redis-server >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends redis-server; } || \
+		{ echo "redis-server is needed: install it (Debian: apt-get install redis-server)"; exit 1; }
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -38,7 +43,7 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.installed
+bench: .venv/.installed redis
 	$(BIN)/python benchmarks/online.py
 
 lock: .venv/.installed  ## pin every version again; no hosts, no hashes, torch without its local tag

@@ -83,6 +83,11 @@ def tracking_uri(home: Home) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.path('mlflow.db')}"
 
 
+def online_store(home: Home) -> str:
+    """Where online rows are: ``$AIRWORTHY_ONLINE_STORE`` (a Redis URL), else the home's folder."""
+    return os.environ.get("AIRWORTHY_ONLINE_STORE") or str(home.root / "online")
+
+
 def signing_key_path() -> Path | None:
     """Private key (PEM, ed25519) of ``$AIRWORTHY_SIGNING_KEY``; None: the development key."""
     value = os.environ.get("AIRWORTHY_SIGNING_KEY")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import FeatureView, UseCase
-from feature_repo.home import Home, open_home, write_atomically
+from feature_repo.home import Home, online_store, open_home, write_atomically
+from feature_repo.tables import Table, named, table_path
 
 if TYPE_CHECKING:
     from feast import Entity as FeastEntity
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from feast import FeatureView as FeastView
 
 
-def settings(home: Home, use_case: UseCase, online: Path | None = None) -> dict[str, Any]:
-    """Feast's configuration as plain data. ``online``: another online store than the home's."""
+def settings(home: Home, use_case: UseCase) -> dict[str, Any]:
+    """Feast's configuration as plain data."""
     registry = home.path("feast", use_case.name, "registry.db")
     return {
         "project": use_case.name,
@@ -29,8 +29,9 @@ def settings(home: Home, use_case: UseCase, online: Path | None = None) -> dict[
         "registry": {"registry_type": "sql", "path": f"sqlite:///{registry}"},
         "offline_store": {"type": "duckdb"},
         "online_store": {
-            "type": "sqlite",
-            "path": str(online or home.path("online", f"{use_case.service}.db")),
+            "type": "feature_repo.feast_online.PackedOnlineStore",
+            "address": online_store(home),
+            "service": use_case.service,
         },
         "entity_key_serialization_version": 3,
     }
@@ -38,8 +39,11 @@ def settings(home: Home, use_case: UseCase, online: Path | None = None) -> dict[
 
 def feature_store_yaml(home: Home, use_case: UseCase) -> str:
     """``feature_store.yaml`` for the Feast command line; our own code never reads it."""
+    known = settings(home, use_case)
+    if "://" in known["online_store"]["address"]:  # it may hold a password: Feast fills it in
+        known["online_store"]["address"] = "${AIRWORTHY_ONLINE_STORE}"
     # JSON is YAML, and needs no further library.
-    return json.dumps(settings(home, use_case), indent=2) + "\n"
+    return json.dumps(known, indent=2) + "\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -56,20 +60,22 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def open_store(home: Home, use_case: UseCase, online: Path | None = None) -> FeatureStore:
+def open_store(home: Home, use_case: UseCase) -> FeatureStore:
     """Feast's store of a use case."""
     from feast import FeatureStore, RepoConfig
 
-    config: RepoConfig = RepoConfig(**settings(home, use_case, online), repo_path=home.root)
+    config: RepoConfig = RepoConfig(**settings(home, use_case), repo_path=home.root)
     return FeatureStore(config=config)
 
 
-def apply(store: FeatureStore, use_case: UseCase, paths: Mapping[str, str]) -> FeatureService:
-    """Register entities, views and the service; ``paths`` names each view's Parquet file."""
+def apply(store: FeatureStore, use_case: UseCase, tables: list[Table]) -> FeatureService:
+    """Register entities, views and the service; ``tables`` are the stored views."""
     from feast import FeatureService
 
     entities = _entities(use_case)
-    views = [_view(view, entities, paths[view.name]) for view in use_case.views]
+    views = [
+        _view(view, entities, str(table_path(named(tables, view.name)))) for view in use_case.views
+    ]
     service = FeatureService(
         name=use_case.service, features=views, owner=use_case.owner,
         description=use_case.description, tags={"declaration": use_case.declaration},
@@ -90,7 +96,7 @@ def _entities(use_case: UseCase) -> dict[str, FeastEntity]:
 
 def _view(view: FeatureView, entities: Mapping[str, FeastEntity], path: str) -> FeastView:
     from feast import FeatureView as FeastView
-    from feast import Field, FileSource
+    from feast import Field, FileSource, PushSource
     from feast.types import Float64, String
 
     source = FileSource(
@@ -108,7 +114,7 @@ def _view(view: FeatureView, entities: Mapping[str, FeastEntity], path: str) -> 
                 for spec in view.features
             ),
         ],
-        source=source,
+        source=PushSource(name=f"{view.name}_push", batch_source=source),
         online=True,
         tags={"entity": view.entity.name, "log": view.log.name},
     )

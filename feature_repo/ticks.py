@@ -5,7 +5,6 @@ reads the last tick at or before ``prediction_time - lag``; an event belongs to 
 at or after its ``available_at``.
 """
 
-import time
 from datetime import datetime, timedelta, timezone
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -19,11 +18,3 @@ def tick_of(prediction_time: datetime, *, tick: timedelta, lag: timedelta) -> da
 def epoch_seconds(instant: datetime) -> int:
     """Whole seconds since the epoch of an aware instant."""
     return (instant - EPOCH) // timedelta(seconds=1)
-
-
-def clock_zone() -> str:
-    """The process's time zone, as seconds west of UTC in winter and in summer.
-
-    Feast's sqlite store keeps local wall-clock times: who reads it must be in the writer's zone.
-    """
-    return f"{time.timezone},{time.altzone if time.daylight else time.timezone}"

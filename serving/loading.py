@@ -11,6 +11,7 @@ import numpy as np
 
 from feature_repo.errors import CertificateError, StateError
 from feature_repo.inputs import input_columns
+from feature_repo.online_rows import rows_of
 from serving.artifact import ModelInfo, read_model
 from serving.certificate import Cleared, clear
 from serving.online import OnlineStore
@@ -48,7 +49,7 @@ def load_service(
     version = str(certificate.predicate.get("version") or certificate.subject[:12])
     predictor = Predictor(use_case, folder, certificate.files)
     _warm(use_case, predictor, now)
-    store = OnlineStore(home.path("online", f"{use_case.service}.db"), use_case)
+    store = OnlineStore(rows_of(home, use_case), use_case)
     telemetry = telemetry or Telemetry(use_case.name, version)
     telemetry.certified(certificate, cleared.expired)
     _say(cleared, version, store)

@@ -120,7 +120,6 @@ def _container(deployment: Deployment) -> V1Container:
         "STORAGE_URI": deployment.storage_uri,
         "AIRWORTHY_HOME": HOME_MOUNT,
         "AIRWORTHY_TRUSTED_KEYS": KEYS_MOUNT,
-        "TZ": "UTC",  # the online store's instants are read in the zone that wrote them
         **deployment.environment,
     }
     ready = f"/v2/models/{deployment.use_case}/ready"

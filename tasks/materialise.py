@@ -41,7 +41,7 @@ def materialise_online(
             online = fill(state.home(), use_case, views, last_busy_tick(training_set))
             s.say(describe(online))
         else:
-            online = Materialisation(tick="", rows=0, path="", already=True)
+            online = Materialisation(tick="", rows=0, written=0, deleted=0, store="")
             s.say("refused by the gate: the store stays as it is")
     return Materialised(online, s.record)
 
@@ -70,8 +70,10 @@ def fill(home: Home, use_case: str, views: list[Table], until: datetime) -> Mate
 
 def describe(online: Materialisation) -> str:
     """What the materialisation did, in words."""
-    known = "already there" if online.already else "written"
-    return f"{online.rows:,} entity rows as of {online.tick}, {known}"
+    return (
+        f"{online.rows:,} entity rows as of {online.tick}, {online.written:,} of them written, "
+        f"{online.deleted:,} others deleted"
+    )
 
 
 def last_busy_tick(training_set: Table) -> datetime:

@@ -19,6 +19,7 @@ from flytekit import Deck, task
 from feature_repo.contract import UseCase
 from feature_repo.errors import PromotionError
 from feature_repo.home import Home, crd_path, model_storage, server_image, write_atomically
+from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from feature_repo.store import materialise
 from feature_repo.tables import Table
@@ -150,7 +151,7 @@ def _prove(
     home: Home, use_case: UseCase, model_dir: Path, training_set: Table, probes: int,
     certificate: Certificate, log: StepLog,
 ) -> list[Probed]:  # fmt: skip
-    store = OnlineStore(home.path("online", f"{use_case.service}.db"), use_case)
+    store = OnlineStore(rows_of(home, use_case), use_case)
     tick = store.tick
     store.close()
     rows = sample_requests(use_case, training_set, tick, probes)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import task
 
+from feature_repo.confirm import FeastCheck
 from feature_repo.errors import SkewError, TrainingError
 from feature_repo.registry import get_use_case
-from feature_repo.store import FeastCheck
 from feature_repo.tables import Table
 from tasks.cache import code_cache
 from tasks.resources import DATA
@@ -148,7 +148,7 @@ def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Tabl
 
 @task(
     cache=code_cache(
-        "feature_repo.store", "feature_repo.repo", libraries=("feast", "ibis-framework", "duckdb")
+        "feature_repo.confirm", "feature_repo.repo", libraries=("feast", "ibis-framework", "duckdb")
     ),
     requests=DATA,
     retries=2,
@@ -162,7 +162,7 @@ def confirm_with_feast(
     Raises:
         SkewError: Feast and our join differ in any value.
     """
-    from feature_repo.store import confirm
+    from feature_repo.confirm import confirm
 
     with step("feast") as s:
         check = confirm(state.home(), get_use_case(use_case), views, training_set)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import redis
 from pipeline import Flown, Place, Twins, ended, flight
+from redis_server import redis_server
 
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set, compute_views
@@ -40,6 +43,20 @@ def no_pandera_memo(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules.get("flytekitplugins.pandera.pandas_transformer")
     if module is not None:
         monkeypatch.setattr(module.PanderaPandasTransformer, "_VALIDATION_MEMO", _NoMemo())
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a redis-server that the session shares."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_process: str) -> str:
+    """The URL of a redis-server that holds nothing."""
+    redis.Redis.from_url(redis_process).flushall()
+    return redis_process
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sqlite3
-import struct
 import subprocess
 import sys
 import time
@@ -23,12 +21,12 @@ import numpy as np
 from feature_repo.contract import UseCase
 from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.inputs import input_columns
+from feature_repo.online_rows import OnlineRows, rows_of
+from feature_repo.packed import StoreState, entity_key, microseconds, row_format
 from feature_repo.registry import get_use_case
-from feature_repo.ticks import clock_zone
 from serving import revocations
 from serving.certificate import Certificate, issue
 from serving.dsse import SigningKey, signing_key
-from serving.online import entity_key
 from serving.preprocess import Preprocessor
 from tasks import ledger
 
@@ -117,36 +115,24 @@ def write_store(
     use_case: UseCase,
     rows: Mapping[str, StoredRows],
     tick: datetime = TICK,
-) -> Path:
-    """Feast's sqlite online store, in Feast's form; ``rows`` by view: keys, tick, values."""
-    path = home.path("online", f"{use_case.service}.db")
-    temporary = path.with_suffix(".new")
-    connection = sqlite3.connect(temporary)
-    connection.execute("CREATE TABLE airworthy_store (use_case, tick_seconds, declaration, zone)")
-    connection.execute(
-        "INSERT INTO airworthy_store VALUES (?, ?, ?, ?)",
-        (use_case.name, int(tick.timestamp()), use_case.declaration, clock_zone()),
-    )
+) -> OnlineRows:
+    """The online store with just these ``rows``, by view: keys, event time, values."""
+    packed: dict[bytes, bytes] = {}
     for view in use_case.views:
-        connection.execute(
-            f'CREATE TABLE "airworthy_{view.name}" (entity_key BLOB, feature_name TEXT, '
-            "value BLOB, value_text TEXT, vector_value BLOB, event_ts timestamp, "
-            "created_ts timestamp, PRIMARY KEY(entity_key, feature_name))"
-        )
+        form = row_format(view)
         for keys, instant, values in rows.get(view.name, []):
-            local = instant.astimezone(timezone.utc).replace(tzinfo=None)  # as Feast writes it
-            for name, value in values.items():
-                message = b"" if np.isnan(value) else b"\x29" + struct.pack("<d", value)
-                connection.execute(
-                    f'INSERT INTO "airworthy_{view.name}" VALUES (?, ?, ?, NULL, NULL, ?, ?)',
-                    (entity_key(keys), name, message, int(local.timestamp()), 0),
-                )
-    connection.commit()
-    connection.close()
-    return temporary.replace(path)
+            features = np.array([[values.get(name, np.nan) for name in form.features]])
+            at = [microseconds(instant)]
+            (packed[form.key(entity_key(keys))],) = form.pack(at, at, features)
+    state = StoreState(
+        use_case=use_case.name, declaration=use_case.declaration, content="", tick=tick
+    )
+    store = rows_of(home, use_case)
+    store.replace(packed, state.pack())
+    return store
 
 
-def flights_store(home: Home, tick: datetime = TICK) -> Path:
+def flights_store(home: Home, tick: datetime = TICK) -> OnlineRows:
     """A store of flights: Newark's views are filled, others are not."""
     use_case = get_use_case("flights")
     rows: dict[str, StoredRows] = {}

@@ -51,7 +51,7 @@ def keys(value: Any) -> list[str]:
     if isinstance(value, list):
         return [k for item in value for k in keys(item)]
     if isinstance(value, dict):
-        ours = {"STORAGE_URI", "AIRWORTHY_HOME", "AIRWORTHY_TRUSTED_KEYS", "TZ"}
+        ours = {"STORAGE_URI", "AIRWORTHY_HOME", "AIRWORTHY_TRUSTED_KEYS"}
         return [k for key, item in value.items() for k in (key, *keys(item)) if k not in ours]
     return []
 

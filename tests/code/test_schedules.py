@@ -8,6 +8,7 @@ from serving_helpers import FLIGHT
 
 from feature_repo.home import Home
 from feature_repo.ingest import read_file, source_files
+from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from serving.online import OnlineStore
 from workflows.schedules import months_before, refresh_flights_features, split_dates
@@ -48,7 +49,7 @@ def test_night_s_features_are_those_that_the_server_reads(
         read_file(path).head(2500).write_csv(tmp_path / "data" / f"{table}.csv")
     for kickoff in (utc(2013, 1, 2, 3), utc(2013, 1, 3, 3)):
         refresh_flights_features(kickoff_time=kickoff, source=str(tmp_path / "data"))
-        store = OnlineStore(home.root / "online" / f"{flights.service}.db", flights)
+        store = OnlineStore(rows_of(home, flights), flights)
         assert store.tick == kickoff
         rows = store.read([FLIGHT])
         assert rows.tick == kickoff

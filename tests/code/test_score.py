@@ -15,6 +15,7 @@ from pipeline import Flown, Place
 from serving_helpers import ask
 
 from feature_repo.errors import SourceError, StateError
+from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from serving import predictions
 from serving.online import OnlineStore
@@ -54,9 +55,8 @@ def place(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.fixture(scope="module")
 def store_tick(place: Place) -> datetime:
     """The tick that the online store lies at."""
-    store = OnlineStore(
-        place.root / "online" / f"{get_use_case('weather').service}.db", get_use_case("weather")
-    )
+    weather = get_use_case("weather")
+    store = OnlineStore(rows_of(place.home, weather), weather)
     tick = store.tick
     store.close()
     return tick

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,10 +14,13 @@ import pyarrow.compute as pc
 import pytest
 from conftest import Year
 
+from feature_repo.confirm import confirm
 from feature_repo.home import Home
+from feature_repo.online_rows import rows_of
+from feature_repo.packed import STATE, unpack_state
 from feature_repo.repo import apply, open_store
-from feature_repo.store import confirm, materialise
-from feature_repo.tables import named, read_table, table_path, write_table
+from feature_repo.store import Materialisation, materialise
+from feature_repo.tables import named, read_table, write_table
 
 ROOT = Path(__file__).parent.parent.parent
 THANKSGIVING = datetime(2013, 11, 27, 20, 7, tzinfo=timezone.utc)
@@ -56,42 +57,43 @@ def test_a_tampered_value_is_found(flights_year: Year) -> None:
 
 
 @pytest.fixture(scope="module")
-def online(flights_year: Year) -> Path:
+def online(flights_year: Year) -> Materialisation:
     """The online store as of the evening before Thanksgiving."""
     made = materialise(flights_year.home, flights_year.use_case, flights_year.views, THANKSGIVING)
     assert made.tick == "2013-11-27T20:00:00+00:00"
     assert made.rows > 5000
-    return Path(made.path)
+    return made
 
 
-def test_the_online_store_carries_its_tick(online: Path, flights_year: Year) -> None:
-    """In the same file, so that features and tick cannot come apart; nothing is left beside it."""
-    with closing(sqlite3.connect(online)) as connection:
-        rows = connection.execute("SELECT * FROM airworthy_store").fetchall()
-    tick = int(datetime(2013, 11, 27, 20, tzinfo=timezone.utc).timestamp())
-    assert [row[:3] for row in rows] == [("flights", tick, flights_year.use_case.declaration)]
-    assert [p.name for p in online.parent.iterdir()] == [f"{flights_year.use_case.service}.db"]
+def test_the_online_store_carries_its_tick(online: Materialisation, flights_year: Year) -> None:
+    """Beside the rows, so that features and tick cannot come apart; nothing else is left."""
+    use_case = flights_year.use_case
+    (value,) = rows_of(flights_year.home, use_case).get([STATE])
+    assert value is not None
+    state = unpack_state(value)
+    assert state.tick == datetime(2013, 11, 27, 20, tzinfo=timezone.utc)
+    assert (state.use_case, state.declaration) == ("flights", use_case.declaration)
+    left = [p.name for p in Path(online.store).parent.iterdir() if p.suffix == ".db"]
+    assert left == [f"{use_case.service}.db"]
 
 
-def test_online_equals_offline(online: Path, flights_year: Year) -> None:
+def test_online_equals_offline(online: Materialisation, flights_year: Year) -> None:
     """Feast's own SDK reads, for flights that ask at the store's tick, their training rows."""
     year = flights_year
     table = read_table(year.training_set)
     tick = datetime(2013, 11, 27, 20, tzinfo=timezone.utc)
     rows = table.filter(pc.equal(table["tick"], pa.scalar(tick)))
     assert rows.num_rows > 5
-    store = open_store(year.home, year.use_case, online)
+    store = open_store(year.home, year.use_case)
+    apply(store, year.use_case, year.views)
     keys = ("carrier", "origin", "dest", "tailnum", "flight")
     answer = store.get_online_features(
         features=store.get_feature_service(year.use_case.service),
         entity_rows=[{k: row[k] for k in keys} for row in rows.select(keys).to_pylist()],
-    ).to_dict(include_event_timestamps=True)
+    ).to_dict()
     for spec in year.use_case.features:
         ours = np.array(rows[spec.name].to_pylist(), dtype=float)
-        # Feast applies no ttl online; the reader has to.
-        age = tick.timestamp() - np.array(answer[f"{spec.name}__ts"], dtype=float)
         theirs = np.array(answer[spec.name], dtype=float)
-        theirs[age > spec.log.ttl.total_seconds()] = np.nan
         np.testing.assert_array_equal(theirs, ours, err_msg=spec.name)
 
 
@@ -102,6 +104,7 @@ def test_a_store_made_again_replaces_the_old_one(weather_year: Year) -> None:
         until = datetime(2013, 7, 1, hour, tzinfo=timezone.utc)
         made = materialise(year.home, year.use_case, year.views, until)
         store = open_store(year.home, year.use_case)
+        apply(store, year.use_case, year.views)
         answer = store.get_online_features(
             features=["station_observations:age"], entity_rows=[{"origin": "JFK"}]
         ).to_dict()
@@ -113,8 +116,7 @@ def test_a_store_made_again_replaces_the_old_one(weather_year: Year) -> None:
 def test_feast_s_command_line_lists_our_views(tmp_path: Path, weather_year: Year) -> None:
     """As ``make feast`` does: the configuration is generated, and Feast's program takes it."""
     year, home, binaries = weather_year, Home(root=tmp_path), Path(sys.executable).parent
-    paths = {view.name: str(table_path(view)) for view in year.views}
-    apply(open_store(home, year.use_case), year.use_case, paths)
+    apply(open_store(home, year.use_case), year.use_case, year.views)
     wrote = [sys.executable, "-m", "feature_repo.repo", "weather"]
     subprocess.run(wrote, check=True, cwd=ROOT, env=os.environ | {"AIRWORTHY_HOME": str(tmp_path)})
     asked = [str(binaries / "feast"), "--chdir", str(tmp_path / "feast" / "weather")]

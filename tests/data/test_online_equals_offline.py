@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from feature_repo.home import Home
+from feature_repo.online_rows import rows_of
 from feature_repo.store import materialise
 from feature_repo.tables import read_table
 from serving.online import OnlineStore
@@ -33,7 +34,7 @@ def test_every_request_of_a_tick_reads_online_what_it_read_offline(
     rows = rows.filter(pc.equal(rows["tick"], tick))
     materialise(Home(root=tmp_path), year.use_case, year.views, tick.as_py())
     names = [f.name for f in year.use_case.fields]
-    store = OnlineStore(tmp_path / "online" / f"{year.use_case.service}.db", year.use_case)
+    store = OnlineStore(rows_of(Home(root=tmp_path), year.use_case), year.use_case)
     assert store.tick == tick.as_py()
     online = store.read(rows.select(names).to_pylist())
     some = False

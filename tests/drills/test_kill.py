@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pipeline import Place, Twins, check_sound, damaged, flight, kill_group, registered, told
 
+from feature_repo.packed import STATE
+
 SHORT_FORM = ("[train] epoch 1", "[register]")
 LONG_FORM = ("[ingest]", "[train] epoch 1", "[evaluate]", "[certify]", "[release]")
 
@@ -54,7 +56,9 @@ def readable_now(place: Place) -> None:
     for path in home.root.glob("online/[!.]*.db"):
         with closing(sqlite3.connect(path)) as store:
             assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            assert store.execute("SELECT count(*) FROM airworthy_store").fetchone() == (1,)
+            assert store.execute(
+                "SELECT count(*) FROM rows WHERE key = ?", (STATE,)
+            ).fetchone() == (1,)
 
 
 def test_killed_twice_then_well(twins: Twins) -> None:

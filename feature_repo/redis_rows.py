@@ -1,0 +1,123 @@
+"""Packed rows in Redis: an online store that several servers share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.errors import StateError
+from feature_repo.online_rows import SECONDS, Changes, changes, difference, parts
+from feature_repo.packed import STATE, later_message, unpack_state
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.client import Pipeline
+
+    from feature_repo.packed import Rows
+
+# Byte by byte: Lua's own comparison of strings follows the server's locale.
+_PUT = """
+local function larger(a, b, bytes)
+  for i = 1, bytes do
+    local x, y = a:byte(i), b:byte(i)
+    if x ~= y then return x > y end
+  end
+  return false
+end
+local state, later, written = redis.call('HGET', KEYS[1], ARGV[1]), 0, 0
+for i = 2, #ARGV, 2 do
+  if state and larger(ARGV[i + 1], state, 8) then later = later + 1 end
+end
+if later > 0 then return {later, state} end
+for i = 2, #ARGV, 2 do
+  local held = redis.call('HGET', KEYS[1], ARGV[i])
+  if not held or larger(ARGV[i + 1], held, #held) then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    written = written + 1
+  end
+end
+return {0, written}
+"""
+
+
+class RedisRows:
+    """Packed rows in one Redis hash, named by the feature service."""
+
+    def __init__(self, url: str, service: str) -> None:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        try:
+            self._client: Redis = redis.Redis.from_url(
+                url, socket_timeout=SECONDS, socket_connect_timeout=5.0,
+                retry=Retry(NoBackoff(), 1),
+            )  # fmt: skip
+        except ValueError as exc:
+            raise StateError(
+                f"AIRWORTHY_ONLINE_STORE names no Redis ({exc}); write redis://host:6379/0, or "
+                "leave it out for a file in the home"
+            ) from exc
+        self._failure = redis.RedisError
+        self._put = self._client.register_script(_PUT)
+        self._hash = f"airworthy:{{{service}}}"  # the braces keep both keys on one cluster node
+        self._writer = f"{self._hash}:writer"
+        where = self._client.connection_pool.connection_kwargs
+        self.name = f"redis {where.get('path') or where.get('host')} {self._hash}"
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See ``OnlineRows``."""
+        with self._errors():
+            found: Any = self._client.hmget(self._hash, keys)
+            return list(found)
+
+    def put(self, rows: Rows) -> int:
+        """See ``OnlineRows``."""
+        flat = [part for row in rows for part in row]
+        with self._errors():
+            answer: Any = self._put(keys=[self._hash], args=[STATE, *flat])
+        later, rest = answer
+        if later:
+            raise StateError(later_message(later, unpack_state(rest).tick))
+        return int(rest)
+
+    def replace(self, rows: Mapping[bytes, bytes], state: bytes) -> Changes:
+        """See ``OnlineRows``. Of two replacements at once, the second begins anew; rows pushed
+        meanwhile stay where these rows do not differ from what was there."""
+        done: list[Changes] = []
+
+        def work(pipe: Pipeline) -> None:
+            held: Any = pipe.hgetall(self._hash)
+            changed, gone = difference(held, {**rows, STATE: state})
+            pipe.multi()
+            pipe.set(self._writer, uuid.uuid4().hex)
+            for part in parts(list(changed.items())):
+                pipe.hset(self._hash, mapping=dict(part))
+            for keys in parts(gone):
+                pipe.hdel(self._hash, *keys)
+            done.append(changes(changed, gone))
+
+        with self._errors():
+            self._client.transaction(work, self._writer)
+        return done[-1]
+
+    def drop(self) -> None:
+        """See ``OnlineRows``."""
+        with self._errors():
+            self._client.unlink(self._hash, self._writer)
+
+    def close(self) -> None:
+        """See ``OnlineRows``."""
+        self._client.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._failure as exc:
+            raise StateError(
+                f"the online store ({self.name}) does not answer ({exc}); start Redis, or mend "
+                "AIRWORTHY_ONLINE_STORE"
+            ) from exc
