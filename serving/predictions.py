@@ -10,7 +10,8 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -118,6 +119,30 @@ def find(home: Home, prediction_id: str) -> Prediction | None:
     return None
 
 
+def since(
+    home: Home, use_case: str, start: datetime, chunk: int = 10_000
+) -> Iterator[list[Prediction]]:
+    """Answers of a use case given at ``start`` (aware) or later, in order of id, in chunks.
+
+    Raises:
+        StateError: the log cannot be read.
+    """
+    path = home.root / "predictions" / f"{use_case}.db"
+    if not path.exists():
+        return
+    query = (
+        f"SELECT {','.join(_COLUMNS)} FROM predictions WHERE julianday(at) >= julianday(?) "
+        "ORDER BY id"
+    )
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+            rows = connection.execute(query, (start.isoformat(),))
+            while found := rows.fetchmany(chunk):
+                yield [_prediction(row) for row in found]
+    except sqlite3.Error as exc:
+        raise _unreadable(path, exc) from exc
+
+
 def _find_in(path: Path, prediction_id: str) -> tuple[Any, ...] | None:
     query = f"SELECT {','.join(_COLUMNS)} FROM predictions WHERE id = ?"
     try:
@@ -127,8 +152,12 @@ def _find_in(path: Path, prediction_id: str) -> tuple[Any, ...] | None:
         finally:
             connection.close()
     except sqlite3.Error as exc:
-        raise StateError(f"the prediction log {path} cannot be read ({exc}); restore it") from exc
+        raise _unreadable(path, exc) from exc
     return row
+
+
+def _unreadable(path: Path, exc: sqlite3.Error) -> StateError:
+    return StateError(f"the prediction log {path} cannot be read ({exc}); restore it")
 
 
 def _row(prediction: Prediction) -> tuple[Any, ...]:

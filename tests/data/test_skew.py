@@ -1,0 +1,167 @@
+"""Measured skew: real answers against the offline rows of today, before and after a correction."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from conftest import Year
+from prometheus_client import CollectorRegistry
+from serving_helpers import certified_model
+
+from feature_repo.engine import compute_views
+from feature_repo.errors import StateError
+from feature_repo.home import Home
+from feature_repo.tables import Table, named, read_table, write_table
+from serving.loading import load_service
+from serving.predictions import Prediction, PredictionLog, new_id, since
+from serving.requests import instance_of
+from serving.skew import SkewReport, measure
+from serving.telemetry import Telemetry
+from tasks.ledger import own_trust
+from tasks.materialise import fill
+
+TICK = datetime(2013, 5, 3, 12, 0, tzinfo=timezone.utc)
+BEGINNING = datetime(2013, 1, 1, tzinfo=timezone.utc)
+ASKED = {
+    "target_hour": "2013-05-03T15:00:00Z",
+    "prediction_time": (TICK + timedelta(minutes=5)).isoformat(),
+}
+
+
+@pytest.fixture(scope="module")
+def answered(weather_year: Year, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home in which a real service answered six questions from a real store."""
+    home, use_case = Home(root=tmp_path_factory.mktemp("skew")), weather_year.use_case
+    folder, _ = certified_model(home, use_case)
+    fill(home, use_case.name, weather_year.views, TICK)
+    telemetry = Telemetry(use_case.name, "1.0.0", CollectorRegistry())
+    service = load_service(home, use_case, folder, trust=own_trust(home), telemetry=telemetry)
+    origins = ("EWR", "JFK", "LGA", "XXX")
+    asked = [instance_of(0, {**ASKED, "origin": origin}, use_case, TICK) for origin in origins]
+    asyncio.run(_ask(service, asked))
+    return home
+
+
+async def _ask(service: Any, asked: list[Any]) -> None:
+    try:
+        await service.answer(asked)
+        await service.answer(asked[:2])
+    finally:
+        service.close()
+
+
+def corrected(year: Year, place: Path, hours: float, temp: float) -> list[Table]:
+    """The views after JFK's temperature of one hour, ``hours`` before the tick, was corrected."""
+    home, good = Home(root=place), named(year.tables, "weather")
+    rows = read_table(good)
+    at = pa.scalar(TICK - timedelta(hours=hours), rows["time_hour"].type)
+    wrong = pc.and_(pc.equal(rows["origin"], "JFK"), pc.equal(rows["time_hour"], at))
+    assert pc.sum(wrong).as_py() == 1
+    mended = pc.if_else(wrong, temp, rows["temp"])
+    position = rows.schema.get_field_index("temp")
+    table = write_table(home, "weather", rows.set_column(position, "temp", mended))
+    return compute_views(home, year.use_case, [table])
+
+
+def differing(report: SkewReport) -> dict[str, int]:
+    return {skew.name: skew.differing for skew in report.features if skew.differing}
+
+
+def test_answers_hold_the_rows_of_their_tick(answered: Home, weather_year: Year) -> None:
+    report = measure(answered, weather_year.use_case, weather_year.views, BEGINNING)
+    assert (report.answers, report.left_out) == (6, 0)
+    assert [skew.compared for skew in report.features] == [6] * len(weather_year.use_case.features)
+    assert report.share == 0.0
+    assert differing(report) == {}
+    assert [(skew.compared, skew.differing) for skew in report.ages] == [(6, 0), (6, 0)]
+
+
+def test_a_correction_shows_as_skew_by_feature_and_answer(
+    answered: Home, weather_year: Year, tmp_path: Path
+) -> None:
+    """Ten hours back: in the mean of a day, and in no other feature; JFK's two answers only."""
+    views = corrected(weather_year, tmp_path, hours=10, temp=20.0)
+    report = measure(answered, weather_year.use_case, views, BEGINNING)
+    assert differing(report) == {"temp_mean_24h": 2}
+    (skew,) = (skew for skew in report.features if skew.differing)
+    jfk = [
+        p.id for chunk in since(answered, "weather", BEGINNING) for p in chunk
+        if p.fields["origin"] == "JFK"
+    ]  # fmt: skip
+    assert skew.examples == jfk
+    assert (skew.view, skew.missing, skew.share) == ("station_observations", 0, 2 / 6)
+    assert 0.5 < skew.largest < 5
+    assert report.share == pytest.approx(2 / (6 * len(report.features)))
+    assert all(ages.differing == 0 for ages in report.ages)
+    document = report.document()
+    assert document["share"] == report.share
+    told = {entry["name"]: entry for entry in document["features"]}
+    assert told["temp_mean_24h"]["examples"] == jfk
+
+
+def test_the_last_value_s_correction_shows_in_each_feature_that_read_it(
+    answered: Home, weather_year: Year, tmp_path: Path
+) -> None:
+    views = corrected(weather_year, tmp_path, hours=1, temp=20.0)
+    report = measure(answered, weather_year.use_case, views, BEGINNING)
+    assert differing(report) == dict.fromkeys(
+        ("temp", "temp_mean_3h", "temp_mean_6h", "temp_mean_24h"), 2
+    )
+
+
+def test_a_late_view_shows_in_its_ages(answered: Home, weather_year: Year) -> None:
+    """Rows that were served and are gone: missing values, and ages that only one side has."""
+    name = "station_observations"
+    rows = read_table(named(weather_year.views, name))
+    recent = pc.and_(
+        pc.greater(rows["event_timestamp"], pa.scalar(TICK - timedelta(days=3))),
+        pc.equal(rows["origin"], "LGA"),
+    )
+    cut = write_table(answered, name, rows.filter(pc.invert(recent)))
+    views = [cut if view.name == name else view for view in weather_year.views]
+    report = measure(answered, weather_year.use_case, views, BEGINNING)
+    ages = {skew.name: skew for skew in report.ages}
+    assert (ages[name].differing, ages[name].missing) == (1, 1)
+    assert ages["station_yesterday"].differing == 0
+    assert all(skew.missing == skew.differing == 1 for skew in report.features if skew.view == name)
+
+
+def test_since_and_declaration_say_which_answers_count(answered: Home, weather_year: Year) -> None:
+    use_case = weather_year.use_case
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    assert measure(answered, use_case, weather_year.views, later).answers == 0
+    other = replace(use_case, lag=timedelta(minutes=10))
+    report = measure(answered, other, weather_year.views, BEGINNING)
+    assert (report.answers, report.left_out, report.share) == (0, 6, 0.0)
+    assert measure(answered, replace(use_case, name="none"), [], BEGINNING).answers == 0
+
+
+def test_answers_are_read_in_chunks_from_the_instant_on(tmp_path: Path) -> None:
+    home = Home(root=tmp_path)
+    log = PredictionLog(home, "weather")
+    instants = [TICK + timedelta(seconds=n) for n in range(5)]
+    made = [
+        Prediction(
+            id=new_id(), use_case="weather", at=at, prediction_time=at, tick=TICK, fields={},
+            score=0.0, version="1", certificate="c", subject="s", features={}, ages_minutes={},
+        )
+        for at in instants
+    ]  # fmt: skip
+    log.record(made)
+    log.close()
+    chunks = list(since(home, "weather", instants[1], chunk=3))
+    assert [len(chunk) for chunk in chunks] == [3, 1]
+    assert {p.at for chunk in chunks for p in chunk} == set(instants[1:])
+    with sqlite3.connect(home.path("predictions", "weather.db")) as connection:
+        connection.execute("DROP TABLE predictions")
+    connection.close()
+    with pytest.raises(StateError, match=r"weather\.db cannot be read"):
+        list(since(home, "weather", BEGINNING))
