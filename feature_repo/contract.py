@@ -1,7 +1,8 @@
 """What a use case declares: entities, event logs, features, request fields, gate rules.
 
-Frozen data classes and nothing else: this module imports no framework, so the server, the
-Flyte tasks and Feast all derive their view of a use case from the same objects.
+Frozen data classes and nothing else (their rules are in ``checks``): this module imports no
+framework, so the server, the Flyte tasks and Feast all derive their view of a use case from the
+same objects.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from feature_repo.errors import DeclarationError
+from feature_repo.checks import check
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -208,7 +209,7 @@ class UseCase:
     model: ModelBuilder | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
 
     @property
     def views(self) -> tuple[FeatureView, ...]:
@@ -239,39 +240,6 @@ class UseCase:
             self.features, self.tick, self.lag,
         )  # fmt: skip
         return hashlib.sha256(_canonical(served).encode()).hexdigest()
-
-
-def _check(use_case: UseCase) -> None:
-    """Refuse declarations that cannot work.
-
-    Raises:
-        DeclarationError: duplicate names, a feature whose entity key no request field states,
-            a window that is not a whole number of ticks, a window on ``last``.
-    """
-    where = f"use case {use_case.name!r}"
-    stated = {f.name for f in use_case.fields}
-    names = [*stated, *(d.name for d in use_case.derived), *(f.name for f in use_case.features)]
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        raise DeclarationError(f"{where}: the name {name!r} is declared twice; rename one of them")
-    for slice_ in set(use_case.slices) - stated - {"month"}:
-        raise DeclarationError(f"{where}: slice {slice_!r} is no request field; declare it first")
-    for spec in use_case.features:
-        for key in set(spec.entity.keys) - stated:
-            raise DeclarationError(
-                f"{where}, feature {spec.name!r}: entity {spec.entity.name!r} needs the key "
-                f"{key!r}, which no request field states; add it to fields"
-            )
-        if spec.aggregation == "last" and spec.window is not None:
-            raise DeclarationError(
-                f"{where}, feature {spec.name!r}: 'last' takes no window; drop it, or set a ttl"
-            )
-        if spec.window is not None and (
-            spec.window < use_case.tick or spec.window % use_case.tick != timedelta(0)
-        ):
-            raise DeclarationError(
-                f"{where}, feature {spec.name!r}: window {spec.window} is not a whole number of "
-                f"ticks of {use_case.tick}; choose a multiple of the tick"
-            )
 
 
 def _canonical(value: Any) -> str:

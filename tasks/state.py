@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from flytekit import current_context, task
 
+from feature_repo.checks import check_sql
 from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
 from tasks.cache import code_version
@@ -33,7 +34,12 @@ def open_state(use_case: str) -> Opened:
     """Open the home that ``AIRWORTHY_HOME`` names and give the execution its id.
 
     On a cluster the id is Flyte's; a local run has none of its own, so it gets a fresh one.
+
+    Raises:
+        DeclarationError: the use case's SQL does not yield what its features need.
     """
+    declared = get_use_case(use_case)
+    check_sql(declared)
     home = open_home()
     began = datetime.now(timezone.utc)
     execution = current_context().execution_id
@@ -41,5 +47,5 @@ def open_state(use_case: str) -> Opened:
     if execution.domain == "local":
         name = f"local-{began:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     print(f"[open] home {home.root}, execution {name}", flush=True)
-    declaration = get_use_case(use_case).declaration + code_version(f"feature_repo.{use_case}")
+    declaration = declared.declaration + code_version(f"feature_repo.{use_case}")
     return Opened(State(str(home.root), home.id), name, began.isoformat(), declaration)

@@ -105,6 +105,23 @@ def _arr_delay(entity: Entity, hours: int) -> FeatureSpec:
     )  # fmt: skip
 
 
+def _weather(value: str, low: float, high: float, text: str) -> FeatureSpec:
+    """Last weather at the origin."""
+    return _last(f"origin_{value}", ORIGIN, WEATHER, value, (low, high), f"{text} at the origin")
+
+
+OBSERVED = (
+    ("temp", -60, 135, "temperature in °F"),
+    ("dewp", -80, 135, "dew point in °F"),
+    ("wind_north", -200, 200, "wind from the north in mph"),
+    ("wind_east", -200, 200, "wind from the east in mph"),
+    ("wind_speed", 0, 200, "wind in mph"),
+    ("visib", 0, 100, "visibility in miles"),
+    ("precip", 0, 12, "precipitation in inches"),
+    ("pressure", 860, 1090, "pressure in hPa"),
+    ("humid", 0, 100, "relative humidity in %"),
+)
+
 FEATURES = (
     *(spec for entity in (ORIGIN, CARRIER_ORIGIN, DEST) for spec in _pending(entity)),
     *(spec for hours in (1, 3, 24) for spec in _rates(ORIGIN, hours)),
@@ -117,15 +134,7 @@ FEATURES = (
     _last("tail_arr_age", TAIL, ARRIVALS, "at", INSTANT, "aircraft: last arrival"),
     _last("tail_dep_delay", TAIL, DEPARTURES, "dep_delay", DELAY, "aircraft: last dep. delay"),
     _last("tail_dep_age", TAIL, DEPARTURES, "at", INSTANT, "aircraft: last departure"),
-    _last("temp", ORIGIN, WEATHER, "temp", (-60, 135), "temperature at the origin, °F"),
-    _last("dewp", ORIGIN, WEATHER, "dewp", (-80, 135), "dew point at the origin, °F"),
-    _last("wind_north", ORIGIN, WEATHER, "wind_north", (-200, 200), "wind from the north, mph"),
-    _last("wind_east", ORIGIN, WEATHER, "wind_east", (-200, 200), "wind from the east, mph"),
-    _last("wind_speed", ORIGIN, WEATHER, "wind_speed", (0, 200), "wind at the origin, mph"),
-    _last("visib", ORIGIN, WEATHER, "visib", (0, 100), "visibility at the origin, miles"),
-    _last("precip", ORIGIN, WEATHER, "precip", (0, 12), "precipitation at the origin, inches"),
-    _last("pressure", ORIGIN, WEATHER, "pressure", (860, 1090), "pressure at the origin, hPa"),
-    _last("humid", ORIGIN, WEATHER, "humid", (0, 100), "relative humidity at the origin, %"),
+    *(_weather(*facts) for facts in OBSERVED),
     _last("weather_age", ORIGIN, WEATHER, "observed", INSTANT, "hour of the weather observation"),
 )
 

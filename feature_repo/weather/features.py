@@ -77,13 +77,13 @@ def _mean(value: str, hours: int, bounds: tuple[float, float], unit: str) -> Fea
 
 
 FEATURES = (
-    _last("temp", "temp", TEMPERATURE, "last temperature, °F"),
-    _last("dewp", "dewp", TEMPERATURE, "last dew point, °F"),
-    _last("humid", "humid", (0, 100), "last relative humidity, %"),
-    _last("wind_speed", "wind_speed", (0, 200), "last wind speed, mph"),
-    _last("precip", "precip", (0, 12), "last precipitation, inches"),
-    _last("pressure", "pressure", (860, 1090), "last pressure, hPa"),
-    _last("visib", "visib", (0, 100), "last visibility, miles"),
+    _last("temp_now", "temp", TEMPERATURE, "last temperature, °F"),
+    _last("dewp_now", "dewp", TEMPERATURE, "last dew point, °F"),
+    _last("humid_now", "humid", (0, 100), "last relative humidity, %"),
+    _last("wind_speed_now", "wind_speed", (0, 200), "last wind speed, mph"),
+    _last("precip_now", "precip", (0, 12), "last precipitation, inches"),
+    _last("pressure_now", "pressure", (860, 1090), "last pressure, hPa"),
+    _last("visib_now", "visib", (0, 100), "last visibility, miles"),
     _last("age", "observed", INSTANT, "hour of the last observation"),
     *(_mean("temp", hours, TEMPERATURE, "°F") for hours in (3, 6, 24)),
     _mean("dewp", 6, TEMPERATURE, "°F"),

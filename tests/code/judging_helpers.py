@@ -38,9 +38,12 @@ from tasks.types import Certified, Folder, SourceFile, State, Step, Verdict
 
 ORIGIN = Entity(name="origin", keys=("origin",))
 DEPARTURES = EventLog(
-    name="departures", sql="SELECT 1", tie_break=("carrier",), ttl=timedelta(hours=24),
+    name="departures",
+    sql="SELECT origin, carrier, delay, flights, at, event_timestamp, available_at FROM flights",
+    tie_break=("carrier",),
+    ttl=timedelta(hours=24),
     fresh_within=timedelta(hours=24),
-)  # fmt: skip
+)
 TOY = UseCase(
     name="toy",
     description="Whether a toy flight arrives late.",

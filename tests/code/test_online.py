@@ -25,14 +25,20 @@ SHELF = Entity(name="shelf", keys=("shop", "aisle"))
 
 def small(name: str = "small", bounds: tuple[float, float] = (0, 1)) -> UseCase:
     """Two views: one key, and two keys of which one is a number."""
-    sales = EventLog(name="sales", sql="select 1", tie_break=(), ttl=DAY, fresh_within=DAY)
-    stock = EventLog(name="stock", sql="select 1", tie_break=(), ttl=2 * DAY, fresh_within=DAY)
+    sql = "select shop, aisle, value, event_timestamp, available_at from facts"
+    sales = EventLog(name="sales", sql=sql, tie_break=(), ttl=DAY, fresh_within=DAY)
+    stock = EventLog(name="stock", sql=sql, tie_break=(), ttl=2 * DAY, fresh_within=DAY)
     parts = ((SHOP, sales, "sold"), (SHOP, sales, "price"), (SHELF, stock, "left"))
     features = tuple(
         FeatureSpec(
-            name=value, entity=entity, log=log, value=value, aggregation="last", bounds=bounds
+            name=feature,
+            entity=entity,
+            log=log,
+            value="value",
+            aggregation="last",
+            bounds=bounds,
         )
-        for entity, log, value in parts
+        for entity, log, feature in parts
     )
     return UseCase(
         name=name, description="", owner="", task="regression", label="", unit="", intended_use="",

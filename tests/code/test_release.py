@@ -121,7 +121,8 @@ def test_a_release_is_probed_signed_and_pointed_at_and_done_once(ready: Ready) -
 
 
 def test_a_store_that_disagrees_with_the_training_set_stops_the_release(ready: Ready) -> None:
-    skewed = Ready(home=ready.home, folder=ready.folder, table=training_set(ready.home, temp=-20.0))
+    other = training_set(ready.home, origin_temp=-20.0)
+    skewed = Ready(home=ready.home, folder=ready.folder, table=other)
     with pytest.raises(SkewError, match="the online store and the training set disagree"):
         skewed.release()
     assert not ready.statement.exists()

@@ -133,11 +133,11 @@ def test_unknown_category_and_missing_value(flown: Flown, weather: UseCase, tabl
     assert (known > UNKNOWN).all()
     strange = inputs | {
         "origin": np.full(len(inputs["origin"]), "XXX"),
-        "temp": np.full(len(inputs["temp"]), math.nan),
+        "temp_now": np.full(len(inputs["temp_now"]), math.nan),
     }
     numeric, categorical = fitted.transform(strange)
     assert (categorical[:, list(fitted.categories).index("origin")] == UNKNOWN).all()
-    assert (numeric[:, fitted.numeric.index("temp")] == 0.0).all()
+    assert (numeric[:, fitted.numeric.index("temp_now")] == 0.0).all()
 
 
 def test_cache_version_follows_a_file_s_content(

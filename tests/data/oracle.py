@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import cache
-from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -145,23 +144,31 @@ class History:
     values: dict[str, Array]
 
 
+def key_of(row: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Any, ...] | None:
+    """An entity's key; None when a part of it is not known."""
+    key = tuple(row[name] for name in names)
+    return None if any(part is None or part != part for part in key) else key
+
+
 @dataclass
 class Oracle:
     """Answers one feature row at a time, looking at every event of the entity."""
 
     use_case: UseCase
     requests: list[dict[str, Any]]  # only the histories of their entities are kept
+    logs: Logs | None = None  # without: those of the built-in source
     histories: dict[str, dict[Any, History]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        logs = LOGS[self.use_case.name]()
+        logs = LOGS[self.use_case.name]() if self.logs is None else self.logs
         for events in logs.values():
             events.sort(key=lambda e: (e["known"], e["at_"], e["order"]))
         for view in self.use_case.views:
-            key_of = itemgetter(*view.entity.keys)
-            by_key: dict[Any, list[Event]] = {key_of(request): [] for request in self.requests}
+            by_key: dict[Any, list[Event]] = {
+                key: [] for r in self.requests if (key := key_of(r, view.entity.keys))
+            }
             for event in logs[view.log.name]:
-                if (found := by_key.get(key_of(event))) is not None:
+                if (found := by_key.get(key_of(event, view.entity.keys))) is not None:
                     found.append(event)
             self.histories[view.name] = {
                 key: self._history(view, events) for key, events in by_key.items() if events
@@ -184,31 +191,45 @@ class Oracle:
         """Every stored feature of a request; NaN where there is none."""
         tick, values = self.tick(prediction_time), {}
         for view in self.use_case.views:
-            history = self.histories[view.name].get(itemgetter(*view.entity.keys)(request))
+            history = self.histories[view.name].get(key_of(request, view.entity.keys))
             fresh = history is not None and self._fresh(view, history, tick)
             for spec in view.features:
                 values[spec.name] = _value(spec, history, tick) if history and fresh else math.nan
         return values
 
+    def view_rows(self, view: FeatureView) -> dict[tuple[Any, ...], dict[str, float]]:
+        """Every stored row of a view, by (key, tick), whatever its age."""
+        return {
+            (*key, int(tick)): {s.name: _value(s, history, int(tick)) for s in view.features}
+            for key, history in self.histories[view.name].items()
+            for tick in _row_ticks(view, history)
+        }
+
     def _fresh(self, view: FeatureView, history: History, tick: int) -> bool:
         """Whether the entity's last row, by event or by expiry, is within the ttl."""
-        windows = {int(f.window.total_seconds()) for f in view.features if f.window is not None}
-        rows = np.concatenate([history.ticks + w for w in {0, *windows}])
+        rows = _row_ticks(view, history)
         past = rows[rows <= tick]
         return len(past) > 0 and tick - int(past.max()) <= view.log.ttl.total_seconds()
+
+
+def _row_ticks(view: FeatureView, history: History) -> Array:
+    """Ticks at which an entity has a row: an event came, or one left a window."""
+    windows = {int(f.window.total_seconds()) for f in view.features if f.window is not None}
+    return np.concatenate([history.ticks + w for w in {0, *windows}])
 
 
 def _value(spec: FeatureSpec, history: History, tick: int) -> float:
     """One feature at one tick."""
     since = -math.inf if spec.window is None else tick - spec.window.total_seconds()
     every = history.values[spec.value]
+    weights = history.values[spec.weight] if spec.weight else np.ones(len(every))
     seen = (history.ticks > since) & (history.ticks <= tick) & ~np.isnan(every)
-    values = every[seen]
+    seen &= ~np.isnan(weights)
+    values, weights = every[seen], weights[seen]
     if spec.aggregation == "count":
         return float(len(values))
     if spec.aggregation == "last":
         return float(values[-1]) if len(values) else math.nan
-    weights = history.values[spec.weight][seen] if spec.weight else np.ones(len(values))
     # Thousandths as whole numbers: sums do not depend on the order of rows.
     total = int(np.rint(values * weights * 1000).astype(np.int64).sum())
     if spec.aggregation == "sum":

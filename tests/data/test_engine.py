@@ -55,12 +55,12 @@ def test_a_value_out_of_its_bounds_stops_the_run(weather_year: Year, tmp_path: P
     """Named with table, column, rule, count and values; the home stays as it was."""
     year = weather_year
     features = tuple(
-        replace(spec, bounds=(0.0, 50.0)) if spec.name == "temp" else spec
+        replace(spec, bounds=(0.0, 50.0)) if spec.name == "temp_now" else spec
         for spec in year.use_case.features
     )
     with pytest.raises(SourceError) as caught:
         compute_views(Home(root=tmp_path), replace(year.use_case, features=features), year.tables)
-    for part in ("station_observations", "'temp'", "in_range(0.0, 50.0)", "rows", "example"):
+    for part in ("station_observations", "'temp_now'", "in_range(0.0, 50.0)", "rows", "example"):
         assert part in str(caught.value)
     assert not list(tmp_path.rglob("*.parquet"))
 
@@ -126,7 +126,7 @@ def test_a_row_older_than_its_ttl_reads_as_missing(weather_year: Year, tmp_path:
     )
     frame = read_table(rows).to_pandas().set_index("prediction_time").sort_index()
     after = frame[frame.index >= "2013-05-05"]
-    assert after["temp"].iloc[0:3].isna().all()
-    assert after["temp"].iloc[9:30].notna().all()
+    assert after["temp_now"].iloc[0:3].isna().all()
+    assert after["temp_now"].iloc[9:30].notna().all()
     assert year.use_case.views[0].log.ttl == timedelta(days=2)
     assert table_path(rows).exists()

@@ -46,13 +46,13 @@ def test_a_tampered_value_is_found(flights_year: Year) -> None:
     """One feature of one view moved by a thousandth: named, with both values."""
     year = flights_year
     view = read_table(named(year.views, "origin_weather"))
-    at = view.schema.get_field_index("temp")
-    tampered = view.set_column(at, "temp", pc.add(view["temp"], 0.001))
+    at = view.schema.get_field_index("origin_temp")
+    tampered = view.set_column(at, "origin_temp", pc.add(view["origin_temp"], 0.001))
     views = [v for v in year.views if v.name != "origin_weather"]
     views.append(write_table(year.home, "origin_weather", tampered))
     check = confirm(year.home, year.use_case, views, year.training_set, rows=100)
     assert 80 <= check.mismatches <= check.rows
-    assert "temp: ours" in check.examples[0]
+    assert "origin_temp: ours" in check.examples[0]
     assert "disagree" in check.error()
 
 

@@ -113,7 +113,7 @@ def test_the_last_value_s_correction_shows_in_each_feature_that_read_it(
     views = corrected(weather_year, tmp_path, hours=1, temp=20.0)
     report = measure(answered, weather_year.use_case, views, BEGINNING)
     assert differing(report) == dict.fromkeys(
-        ("temp", "temp_mean_3h", "temp_mean_6h", "temp_mean_24h"), 2
+        ("temp_now", "temp_mean_3h", "temp_mean_6h", "temp_mean_24h"), 2
     )
 
 

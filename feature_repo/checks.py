@@ -1,0 +1,248 @@
+"""Declarations that cannot work are refused when they are made, with the way out.
+
+``check`` runs in ``UseCase.__post_init__``. It reads SQL as a set of words only, which costs
+nothing: a column that a log's SQL never names cannot be one that it yields. ``check_sql`` parses
+the SQL and is exact; it costs an import of sqlglot, so not each process pays it: the first step
+of a run calls it (``tasks.state.open_state``), and a test for every registered use case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from feature_repo.errors import DeclarationError
+
+if TYPE_CHECKING:
+    import sqlglot.expressions as exp
+
+    from feature_repo.contract import EventLog, FeatureSpec, UseCase
+
+TIMES = ("event_timestamp", "available_at")
+REQUEST = ("request_id", "prediction_time", "event_time", "label", "label_available_at")
+# Columns that the platform adds to views, training sets and predictions.
+RESERVED = frozenset((*TIMES, *REQUEST, "created_timestamp", "tick", "tick_index", "split"))
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def check(use_case: UseCase) -> None:
+    """Refuse a use case that cannot work.
+
+    Raises:
+        DeclarationError: names use case, feature, rule and way out.
+    """
+    where = f"use case {use_case.name!r}"
+    _check_ticks(where, use_case)
+    _check_names(where, use_case)
+    _check_parts(where, use_case)
+    stated = {f.name for f in use_case.fields}
+    for name in sorted(set(use_case.slices) - stated - {"month"}):
+        raise DeclarationError(f"{where}: slice {name!r} is no request field; declare it first")
+    for field in use_case.fields:
+        _check_bounds(f"{where}, request field {field.name!r}", field.bounds)
+    for spec in use_case.features:
+        at = f"{where}, feature {spec.name!r}"
+        _check_keys(at, spec, stated)
+        _check_columns(at, spec)
+        _check_window(at, spec, use_case.tick)
+        _check_bounds(at, spec.bounds)
+
+
+def _check_ticks(where: str, use_case: UseCase) -> None:
+    second = timedelta(seconds=1)
+    if use_case.tick < second or use_case.tick % second:
+        raise DeclarationError(
+            f"{where}: tick {use_case.tick} is not a whole number of seconds above zero"
+        )
+    if use_case.lag < timedelta(0):
+        raise DeclarationError(
+            f"{where}: lag {use_case.lag} is negative: a request would read what is known only "
+            "after it; set it to zero or more"
+        )
+
+
+def _check_names(where: str, use_case: UseCase) -> None:
+    """One name for one thing, and none that the platform or the data already use."""
+    names = [
+        *(field.name for field in use_case.fields),
+        *(derived.name for derived in use_case.derived),
+        *(spec.name for spec in use_case.features),
+    ]
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise DeclarationError(
+                f"{where}: the name {name!r} is no column name; use lower-case letters, digits "
+                "and _, a letter first"
+            )
+        if names.count(name) > 1:
+            raise DeclarationError(f"{where}: the name {name!r} is declared twice; rename one")
+        if name in RESERVED:
+            raise DeclarationError(
+                f"{where}: the name {name!r} is reserved for a column of the platform; rename it"
+            )
+    queries = (use_case.requests_sql, *(spec.log.sql for spec in use_case.features))
+    source = set().union(*map(_words, dict.fromkeys(queries)))
+    for spec in use_case.features:
+        if spec.name in source:
+            raise DeclarationError(
+                f"{where}, feature {spec.name!r}: the name collides with a source column or "
+                f"another word of the use case's SQL; rename it, say {spec.entity.name}_{spec.name}"
+            )
+
+
+def _check_parts(where: str, use_case: UseCase) -> None:
+    """Entities, logs and views are told apart by their names."""
+    tables = {getattr(table, "name", table) for table in use_case.tables}
+    kinds = (
+        ("entity", ((spec.entity.name, spec.entity) for spec in use_case.features)),
+        ("event log", ((spec.log.name, spec.log) for spec in use_case.features)),
+        ("feature view", ((s.view, (s.entity.name, s.log.name)) for s in use_case.features)),
+    )
+    for kind, parts in kinds:
+        seen: dict[str, object] = {}
+        for name, part in parts:
+            if seen.setdefault(name, part) != part:
+                raise DeclarationError(
+                    f"{where}: two declarations of the {kind} {name!r} differ; rename one"
+                )
+            if kind == "feature view" and name in tables:
+                raise DeclarationError(
+                    f"{where}: the feature view {name!r} (entity_log) has the name of a raw "
+                    "table; rename the entity or the event log"
+                )
+
+
+def _check_keys(at: str, spec: FeatureSpec, stated: set[str]) -> None:
+    for key in sorted(set(spec.entity.keys) - stated):
+        raise DeclarationError(
+            f"{at}: entity {spec.entity.name!r} needs the key {key!r}, which no request field "
+            "states; add it to fields"
+        )
+    if not spec.entity.keys:
+        raise DeclarationError(
+            f"{at}: entity {spec.entity.name!r} has no key; name the columns that tell one from "
+            "another"
+        )
+
+
+def _check_columns(at: str, spec: FeatureSpec) -> None:
+    """Columns that the log's SQL does not even name."""
+    words = _words(spec.log.sql)
+    missing = [(column, what) for column, what in _needed(spec) if column.lower() not in words]
+    for column, what in missing:
+        raise DeclarationError(_not_yielded(at, spec.log, column, what))
+
+
+def _check_window(at: str, spec: FeatureSpec, tick: timedelta) -> None:
+    if spec.weight and spec.aggregation in ("count", "last"):
+        raise DeclarationError(
+            f"{at}: {spec.aggregation!r} takes no weight; drop it, or use 'mean' or 'sum'"
+        )
+    if spec.window is None:
+        return
+    if spec.aggregation == "last":
+        raise DeclarationError(f"{at}: 'last' takes no window; drop it, or set a ttl")
+    if spec.window < tick:
+        raise DeclarationError(
+            f"{at}: window {spec.window} is shorter than the tick of {tick}: no event would be "
+            "seen; choose a multiple of the tick"
+        )
+    if spec.window % tick:
+        raise DeclarationError(
+            f"{at}: window {spec.window} is not a whole number of ticks of {tick}; choose a "
+            "multiple of the tick"
+        )
+
+
+def _check_bounds(at: str, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    if not low <= high:
+        raise DeclarationError(
+            f"{at}: bounds ({low}, {high}) are reversed or not numbers; write (lowest, highest)"
+        )
+
+
+def check_sql(use_case: UseCase) -> None:
+    """Hold every event log and the requests against the columns that their SQL yields.
+
+    Raises:
+        DeclarationError: SQL that cannot be parsed, a ``*``, a raw table or column that is not
+            there.
+    """
+    where = f"use case {use_case.name!r}"
+    tables = {getattr(table, "name", table) for table in use_case.tables}
+    yields: dict[str, set[str]] = {}
+    for log in {spec.log.name: spec.log for spec in use_case.features}.values():
+        yields[log.name] = _yields(f"{where}, event log {log.name!r}", log.sql, tables)
+    for spec in use_case.features:
+        for column, what in _needed(spec):
+            if column.lower() not in yields[spec.log.name]:
+                at = f"{where}, feature {spec.name!r}"
+                raise DeclarationError(_not_yielded(at, spec.log, column, what))
+    asked = _yields(f"{where}, requests_sql", use_case.requests_sql, tables)
+    for column in (*REQUEST, *(field.name for field in use_case.fields)):
+        if column not in asked:
+            raise DeclarationError(
+                f"{where}: requests_sql does not yield the column {column!r}; add it to the SELECT"
+            )
+
+
+def _yields(at: str, sql: str, tables: set[str]) -> set[str]:
+    """Lower-case names of the columns that a query in Spark's dialect yields."""
+    import sqlglot
+    from sqlglot import exp
+
+    try:
+        query = sqlglot.parse_one(sql, read="spark")
+    except sqlglot.errors.SqlglotError as exc:
+        reason = str(exc).splitlines()[0]
+        raise DeclarationError(f"{at}: the SQL cannot be parsed ({reason}); mend it") from exc
+    if not isinstance(query, exp.Query):
+        raise DeclarationError(f"{at}: the SQL is no SELECT; write one SELECT")
+    for table in sorted(_read(query) - tables):
+        raise DeclarationError(
+            f"{at}: the SQL reads {table!r}, which is no raw table of the use case "
+            f"({', '.join(sorted(tables))}); add it to tables"
+        )
+    if query.is_star:
+        raise DeclarationError(f"{at}: SELECT * hides what is yielded; name the columns")
+    return {name.lower() for name in query.named_selects}
+
+
+def _read(query: exp.Query) -> set[str]:
+    """Tables that a query reads, its own WITH parts aside."""
+    from sqlglot import exp
+
+    own = {part.alias_or_name for part in query.find_all(exp.CTE)}
+    return {table.name for table in query.find_all(exp.Table)} - own
+
+
+def _needed(spec: FeatureSpec) -> Iterator[tuple[str, str]]:
+    """Columns that the log must yield for a feature, and what for."""
+    roles: Iterable[tuple[Iterable[str], str]] = (
+        (TIMES, "instant"),
+        (spec.entity.keys, f"key of entity {spec.entity.name!r}"),
+        ((spec.value,), "value"),
+        ((spec.weight,) if spec.weight else (), "weight"),
+        (spec.log.tie_break, "tie-break"),
+    )
+    return chain.from_iterable(((column, what) for column in names) for names, what in roles)
+
+
+def _not_yielded(at: str, log: EventLog, column: str, what: str) -> str:
+    why = {
+        "event_timestamp": " (when the fact happened)",
+        "available_at": " (when it could first be known: without it, the future leaks)",
+    }.get(column, "")
+    return (
+        f"{at}: event log {log.name!r} does not yield the {what} {column!r}{why}; add it to the "
+        "log's SELECT, or name a column that it yields"
+    )
+
+
+def _words(sql: str) -> set[str]:
+    """Every word of a SQL text in lower case: names, keywords and what comments say."""
+    return set(re.findall(r"[a-z_][a-z0-9_]*", sql.lower()))
