@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Logs, Oracle
 
-from feature_repo.contract import Entity, EventLog, FeatureSpec, RequestField, UseCase
+from feature_repo.contract import Aggregation, Entity, EventLog, FeatureSpec, RequestField, UseCase
 from feature_repo.engine import build_training_set, compute_views
 from feature_repo.home import Home
 from feature_repo.tables import Table, read_table, write_table
@@ -115,6 +115,12 @@ REQUEST = st.fixed_dictionaries(
 )
 
 
+AGGREGATIONS: list[tuple[Aggregation, str | None]] = [
+    ("count", None), ("sum", None), ("sum", "share"), ("mean", None), ("mean", "share"),
+    ("last", None),
+]  # fmt: skip
+
+
 @st.composite
 def use_cases(draw: st.DrawFn) -> UseCase:
     """Every aggregation, weighted and not, over two views; ticks, windows and ttl vary."""
@@ -130,10 +136,7 @@ def use_cases(draw: st.DrawFn) -> UseCase:
     pairs = ((shop, every), (shelf, every), (shop, large))
     for entity, log in draw(st.permutations(pairs))[:2]:
         windows = st.sampled_from(draw(st.lists(window, min_size=1, max_size=2)))
-        for number, (aggregation, weight) in enumerate(
-            [("count", None), ("sum", None), ("sum", "share"), ("mean", None), ("mean", "share"),
-             ("last", None)]
-        ):  # fmt: skip
+        for number, (aggregation, weight) in enumerate(AGGREGATIONS):
             features.append(
                 FeatureSpec(
                     name=f"{entity.name}_{log.name}_{number}", entity=entity, log=log,
