@@ -45,7 +45,8 @@ class EventLog:
     ``sql`` is one SELECT in Spark's dialect over the use case's raw tables. It yields the key
     columns of every entity that reads the log, ``event_timestamp`` and ``available_at`` (UTC
     timestamps), the columns of ``tie_break`` and the value columns. A feature view (one entity
-    over one log) whose row is older than ``ttl`` at the tick reads as missing.
+    over one log) whose row is older than ``ttl`` at the tick reads as missing. ``scheduled``: its
+    facts may lie ahead (a timetable), so they do not say how far the data reach.
 
     ``fresh_within`` is a promise about the source: how old the newest ``available_at`` may be
     when features are computed. No model reads it, so it is no part of the declaration.
@@ -56,6 +57,7 @@ class EventLog:
     tie_break: tuple[str, ...]
     ttl: timedelta
     fresh_within: timedelta = field(compare=False)
+    scheduled: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-# ISO 8601 with an offset or without one (then UTC), with a space or a T.
-INSTANTS = ("%+", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M")
+# ISO 8601 with a Z or an offset, with a space or a T. A clock that does not state its zone may be
+# a local one, and is not taken for UTC.
+INSTANTS = ("%+", "%Y-%m-%d %H:%M:%S%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M%#z")
 KINDS = {"int64": "a whole number", "float64": "a number", "str": "text"}
 
 
@@ -58,7 +59,7 @@ def parse(
 
 def kind(dtype: str) -> str:
     """A type in words."""
-    return KINDS.get(dtype, "an instant (ISO 8601)")
+    return KINDS.get(dtype, "an instant with its zone (ISO 8601, such as 2013-01-01T10:00:00Z)")
 
 
 def _wrong_type(file: str, name: str, dtype: str, text: pl.Series, unparsed: Any) -> str:
@@ -91,27 +92,16 @@ def _values(series: pl.Series, dtype: str) -> pl.Series:
 
 
 def _instants(series: pl.Series) -> pl.Series:
-    """UTC instants in microseconds from typed or text cells."""
+    """UTC instants in microseconds from typed or text cells that state their zone."""
     import polars as pl
 
     name, wanted = series.name, pl.Datetime("us", "UTC")
-    if series.dtype == pl.Date:
-        series = series.cast(pl.Datetime("us"))
-    if isinstance(series.dtype, pl.Datetime):
-        zone = series.dtype.time_zone
-        aware = series.dt.convert_time_zone("UTC") if zone else series.dt.replace_time_zone("UTC")
-        return aware.cast(wanted)
+    if isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone:
+        return series.dt.convert_time_zone("UTC").cast(wanted)
     if series.dtype != pl.String:
         return pl.Series(name, [None] * len(series), dtype=wanted)
     texts = pl.DataFrame({name: series.unique()})
-    parsed = [
-        pl.col(name).str.strptime(wanted, f, strict=False)
-        if "%+" in f or "%z" in f
-        else pl.col(name)
-        .str.strptime(pl.Datetime("us"), f, strict=False)
-        .dt.replace_time_zone("UTC")
-        for f in INSTANTS
-    ]
+    parsed = [pl.col(name).str.strptime(wanted, f, strict=False) for f in INSTANTS]
     known = texts.with_columns(pl.coalesce(parsed).alias("instant"))
     return pl.DataFrame({name: series}).join(known, on=name, how="left", maintain_order="left")[
         "instant"

@@ -65,6 +65,7 @@ PENDING = EventLog(
     tie_break=(*FLIGHT, "delta"),
     ttl=timedelta(days=7),
     fresh_within=timedelta(hours=7),
+    scheduled=True,
 )
 
 WEATHER = EventLog(

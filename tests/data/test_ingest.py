@@ -146,6 +146,41 @@ def test_wrong_dtype(folder: Path) -> None:
             "row 1 (temp = warm)", "row 3", "a number")  # fmt: skip
 
 
+def on_new_yorks_clock() -> pl.Expr:
+    """The weather's hours in New York's zone."""
+    utc = pl.col("time_hour").str.to_datetime(time_zone="UTC")
+    return utc.dt.convert_time_zone("America/New_York")
+
+
+def test_a_clock_without_a_zone_is_set_aside(folder: Path) -> None:
+    """It may be a local one: the row goes to the quarantine, and its reason says so."""
+    change(folder, "weather", set_cells("time_hour", "2013-01-01 06:00:00", range(3, 5)))
+    bad = read(str(folder)).quarantine
+    bad = bad[bad["column"] == "time_hour"]
+    assert bad["row"].to_list() == [4, 5]
+    assert bad["reason"].str.contains("not an instant with its zone").all()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_column_of_local_clocks_is_refused(folder: Path, suffix: str) -> None:
+    """Text or typed: never taken for UTC; the message shows how an instant is written."""
+    clock = on_new_yorks_clock()
+    table = pl.read_csv(folder / "weather.csv", infer_schema=False)
+    table = table.with_columns(clock.dt.replace_time_zone(None))
+    (folder / "weather.csv").unlink()
+    file = folder / f"weather{suffix}"
+    table.write_csv(file) if suffix == ".csv" else table.write_parquet(file)
+    refused(folder, file.name, "'time_hour'", "26,115 of 26,115", "2013-01-01T10:00:00Z")
+
+
+def test_a_stated_zone_is_converted(folder: Path) -> None:
+    """The same instants on New York's clock, with its offset."""
+    before = normalise(read(str(folder)).frames)
+    clock = on_new_yorks_clock()
+    change(folder, "weather", lambda t: t.with_columns(clock.dt.strftime("%Y-%m-%d %H:%M:%S%z")))
+    assert normalise(read(str(folder)).frames)["weather"].equals(before["weather"])
+
+
 def test_too_many_bad_rows(folder: Path) -> None:
     """File, column, rule, count, three rows and the limit."""
     change(folder, "flights", set_cells("distance", "-5", range(150)))
