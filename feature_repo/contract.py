@@ -184,7 +184,8 @@ class UseCase:
     (UTC; splits go by the latter), every field of ``fields``, ``label`` (double, null when
     there is none) and ``label_available_at``. ``tick`` and ``lag`` are the tick rule of
     ``feature_repo.ticks``. ``stale_after``: how far the online store may lie behind the
-    request's tick before ``stale_policy`` applies.
+    request's tick before ``stale_policy`` applies. ``schemas`` returns the Pandera model of each
+    raw table, for the dataset cards; import them inside the function.
     """
 
     name: str
@@ -209,6 +210,7 @@ class UseCase:
     quarantine_limit: float = 0.05
     threshold: float = 0.5
     model: ModelBuilder | None = None
+    schemas: Callable[[], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         check(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from feature_repo.contract import FeatureSpec, UseCase
 from feature_repo.errors import AirworthyError
 from feature_repo.tables import Table
 from tasks.figures import SLICE_ROWS, left_out
+from tasks.page import markdown_table
 from tasks.types import Verdict
 
 
@@ -81,22 +82,16 @@ def sections(facts: CardFacts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    cells = [[str(c).replace("|", "\\|").replace("\n", " ") for c in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
-
-
 def _data(facts: CardFacts) -> str:
     rows = [[t.name, f"{t.rows:,}", f"`{t.digest[:12]}`"] for t in facts.tables]
-    told = _table(("raw table", "rows", "digest"), rows)
+    told = markdown_table(("raw table", "rows", "digest"), rows)
     bad = facts.quarantine
     if not bad["checks"]:
         return f"{told}\n\nNo row was quarantined."
     checks = [[c["table"], c["column"], c["check"], f"{c['rows']:,}"] for c in bad["checks"]]
     return (
         f"{told}\n\nQuarantined: {bad['rows']:,} rows.\n\n"
-        f"{_table(('table', 'column', 'check', 'rows'), checks)}"
+        f"{markdown_table(('table', 'column', 'check', 'rows'), checks)}"
     )
 
 
@@ -113,7 +108,7 @@ def _features(case: UseCase) -> str:
     told = f"Stated by the caller: {stated}."
     told += f" Derived from what is stated: {derived}." if derived else ""
     head = ("feature", "entity", "aggregation", "window", "bounds", "meaning")
-    return f"{told}\n\n{_table(head, rows)}"
+    return f"{told}\n\n{markdown_table(head, rows)}"
 
 
 def _window(spec: FeatureSpec) -> str:
@@ -129,14 +124,14 @@ def _splits(facts: CardFacts) -> str:
     ]
     head = ("split", "rows", "with label", "first event", "last event", "labels known until")
     return (
-        f"{_table(head, rows)}\n\nThe training set has {facts.training_rows:,} rows in all; it is "
-        "joined as of each prediction time, so no row holds what was not yet known."
+        f"{markdown_table(head, rows)}\n\nThe training set has {facts.training_rows:,} rows in "
+        "all; it is joined as of each prediction time, so no row holds what was not yet known."
     )
 
 
 def _training(model: dict[str, Any]) -> str:
     rows = [[f"`{key}`", f"`{value}`"] for key, value in sorted(model["config"].items())]
-    return f"Architecture: {model['architecture']}.\n\n{_table(('option', 'value'), rows)}"
+    return f"Architecture: {model['architecture']}.\n\n{markdown_table(('option', 'value'), rows)}"
 
 
 def _metrics(evaluation: dict[str, Any]) -> str:
@@ -153,7 +148,7 @@ def _metrics(evaluation: dict[str, Any]) -> str:
     against = f"\n\nAgainst the champion: {champion['note']}." if champion else ""
     return (
         f"On {evaluation['rows']:,} test rows of {evaluation['days']} days; 95 % intervals by a "
-        f"bootstrap over days.\n\n{_table(head, rows)}{against}"
+        f"bootstrap over days.\n\n{markdown_table(head, rows)}{against}"
     )
 
 
@@ -165,7 +160,7 @@ def _slices(evaluation: dict[str, Any]) -> str:
             bounds = f"{_number(entry.get('low'))} to {_number(entry.get('high'))}"
             figure = [_number(entry[metric]), bounds] if metric in entry else [entry["note"], ""]
             rows.append([f"{name} {value}", f"{entry['rows']:,}", *figure])
-    table = _table(("slice", "rows", metric, "95 % interval"), rows)
+    table = markdown_table(("slice", "rows", metric, "95 % interval"), rows)
     unjudged = [f"{k} {v}" for k, es in evaluation["slices"].items() for v in left_out(es, metric)]
     if not unjudged:
         return table
@@ -183,7 +178,7 @@ def _gate(verdicts: Sequence[Verdict]) -> str:
         ]
         for v in verdicts
     ]  # fmt: skip
-    return _table(("rule", "metric", "value", "limit", "verdict", "note"), rows)
+    return markdown_table(("rule", "metric", "value", "limit", "verdict", "note"), rows)
 
 
 def _serving(case: UseCase) -> str:

@@ -14,6 +14,7 @@ from feature_repo.tables import Table, read_table
 from tasks.cache import code_cache
 from tasks.card_text import CardFacts, refuse_empty, sections
 from tasks.folders import open_folder, store_folder
+from tasks.page import from_markdown, html_page
 from tasks.pictures import draw_contract, inline
 from tasks.quarantine import quarantine_counts
 from tasks.resources import SMALL
@@ -23,16 +24,6 @@ from tasks.types import Folder, State, Step, Verdict
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
-
-_STYLE = """
-body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
-color:#1c2430}h1,h2{line-height:1.2}h2{margin-top:2.2rem;border-bottom:1px solid #d5dae1;
-padding-bottom:.3rem}table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}
-th,td{border:1px solid #d5dae1;padding:.3rem .6rem;text-align:left}th{background:#f2f5f9}
-tr:nth-child(even) td{background:#fafbfc}img{max-width:100%}code{background:#f2f5f9;
-padding:0 .2rem}@media(prefers-color-scheme:dark){body{background:#14181f;color:#dfe5ee}
-th,td{border-color:#39424f}th,code,tr:nth-child(even) td{background:#1e2530}}
-"""
 
 
 class Carded(NamedTuple):
@@ -47,6 +38,7 @@ class Carded(NamedTuple):
         "tasks.model_card",
         "tasks.card_text",
         "tasks.figures",
+        "tasks.page",
         "tasks.pictures",
         "tasks.quarantine",
         "tasks.splits",
@@ -112,18 +104,11 @@ def write_files(facts: CardFacts, pictures: Path, folder: Path) -> None:
 
 
 def _page(name: str, body: str, folders: list[Path]) -> str:
-    from markdown import markdown
-
-    content = markdown(body, extensions=["tables"])
+    content = from_markdown(body)
     for picture in (p for folder in folders for p in sorted(folder.glob("*.png"))):
         for said in ("Data contract", "Calibration", "Slices", picture.stem):
             content = content.replace(f'<img alt="{said}" src="{picture.name}" />', inline(picture))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>Model card: {name}</title><style>{_STYLE}</style></head>"
-        f"<body>{content}</body></html>\n"
-    )
+    return html_page(f"Model card: {name}", content)
 
 
 def _metadata(use_case: UseCase, evaluation: dict[str, Any]) -> ModelCardData:

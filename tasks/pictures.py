@@ -6,10 +6,11 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from feature_repo.contract import FeatureView
     from feature_repo.tables import Table
@@ -21,7 +22,7 @@ PICTURES = {
     "predictions.png": "Predicted against actual values, a sample",
     "slices.png": "Slices, with 95 % intervals; the line is the whole test set",
 }
-_BLUE, _GREY = "#1f5fa8", "#8a8f98"
+BLUE, GREY = "#1f5fa8", "#8a8f98"
 
 
 def draw_pictures(evaluation: dict[str, Any], folder: Path) -> None:
@@ -37,33 +38,50 @@ def draw_pictures(evaluation: dict[str, Any], folder: Path) -> None:
 
 def inline(picture: Path) -> str:
     """An ``<img>`` element that holds the picture itself."""
-    data = base64.b64encode(picture.read_bytes()).decode()
-    said = PICTURES.get(picture.name, picture.stem)
-    return f'<img alt="{said}" title="{said}" src="data:image/png;base64,{data}">'
+    return inline_png(picture.read_bytes(), PICTURES.get(picture.name, picture.stem))
 
 
 def _picture(draw: Any, evaluation: dict[str, Any], unit: str, height: float = 4.6) -> bytes:
-    """PNG without metadata, so that its bytes depend on the figures only."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    """One pair of axes that ``draw`` fills."""
+    figure = new_figure(6.4, height)
     axes = figure.add_subplot()
     draw(axes, evaluation, unit)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
+    return png(figure)
+
+
+def new_figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
+    """An empty figure, inches, without a window or pyplot's list of figures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """PNG without metadata, so that its bytes depend on the figures only."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def inline_png(content: bytes, said: str) -> str:
+    """An ``<img>`` element that holds the picture itself."""
+    data = base64.b64encode(content).decode()
+    return f'<img alt="{said}" title="{said}" src="data:image/png;base64,{data}">'
 
 
 def _calibration(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
     bins = evaluation["calibration"]
     scores, rates = [b["mean_score"] for b in bins], [b["rate"] for b in bins]
     low, high = min(scores + rates), max(scores + rates)
-    axes.plot([low, high], [low, high], "--", color=_GREY, label="perfectly calibrated")
-    axes.plot(scores, rates, "o-", color=_BLUE, label="model")
+    axes.plot([low, high], [low, high], "--", color=GREY, label="perfectly calibrated")
+    axes.plot(scores, rates, "o-", color=BLUE, label="model")
     axes.set_xlabel(f"mean prediction ({unit})")
     axes.set_ylabel(f"mean of what happened ({unit})")
     axes.set_title("Calibration")
@@ -73,8 +91,8 @@ def _calibration(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
 def _precision_recall(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
     curve = evaluation["precision_recall"]
     rate = evaluation["test"]["base_rate"]
-    axes.axhline(rate, ls="--", color=_GREY, label=f"base rate {rate:.3f}")
-    axes.plot([p["recall"] for p in curve], [p["precision"] for p in curve], color=_BLUE)
+    axes.axhline(rate, ls="--", color=GREY, label=f"base rate {rate:.3f}")
+    axes.plot([p["recall"] for p in curve], [p["precision"] for p in curve], color=BLUE)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.set_title(f"Precision and recall of {unit}")
     axes.legend(frameon=False)
@@ -83,8 +101,8 @@ def _precision_recall(axes: Axes, evaluation: dict[str, Any], unit: str) -> None
 def _predictions(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
     sample = evaluation["predictions"]
     actual = [p["actual"] for p in sample]
-    axes.plot([min(actual), max(actual)], [min(actual), max(actual)], "--", color=_GREY)
-    axes.plot(actual, [p["predicted"] for p in sample], ".", ms=4, alpha=0.5, color=_BLUE)
+    axes.plot([min(actual), max(actual)], [min(actual), max(actual)], "--", color=GREY)
+    axes.plot(actual, [p["predicted"] for p in sample], ".", ms=4, alpha=0.5, color=BLUE)
     axes.set(xlabel=f"actual ({unit})", ylabel=f"predicted ({unit})")
     axes.set_title("Predicted against actual")
 
@@ -98,9 +116,9 @@ def _slices(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
         if metric in entry
     ][::-1]
     for height, (_, entry) in enumerate(told):
-        axes.plot([entry["low"], entry["high"]], [height, height], color=_GREY, lw=2)
-        axes.plot(entry[metric], height, "o", color=_BLUE)
-    axes.axvline(evaluation["test"][metric], ls="--", color=_GREY)
+        axes.plot([entry["low"], entry["high"]], [height, height], color=GREY, lw=2)
+        axes.plot(entry[metric], height, "o", color=BLUE)
+    axes.axvline(evaluation["test"][metric], ls="--", color=GREY)
     axes.set_yticks(range(len(told)), [name for name, _ in told], fontsize=8)
     axes.set_xlabel(f"{metric} (95 % interval)")
     axes.set_title("Slices")
@@ -136,10 +154,10 @@ def _contract(axes: Axes, facts: dict[str, Any], unit: str) -> None:
         axes.text(at, 1.04, title, ha="center", weight="bold")
         for number, (name, said) in enumerate(boxes):
             height = 1 - (number + 0.5) / len(boxes)
-            box = {"boxstyle": "round,pad=0.5", "fc": "#eef3fa", "ec": _BLUE}
+            box = {"boxstyle": "round,pad=0.5", "fc": "#eef3fa", "ec": BLUE}
             axes.text(at, height, f"{name}\n{said}", ha="center", va="center", fontsize=8, bbox=box)
     for at in range(len(columns) - 1):
-        arrow = {"arrowstyle": "->", "color": _GREY, "lw": 2}
+        arrow = {"arrowstyle": "->", "color": GREY, "lw": 2}
         axes.annotate("", xy=(at + 0.6, 0.5), xytext=(at + 0.4, 0.5), arrowprops=arrow)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(0, 1.12))
     axes.set_axis_off()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -200,6 +200,13 @@ REQUESTS = """
 """
 
 
+def schemas() -> Mapping[str, Any]:
+    """The contract of each raw table; Pandera's import takes seconds, and few need it."""
+    from feature_repo.flights.schemas import SCHEMAS
+
+    return SCHEMAS
+
+
 def _rule(name: str, metric: str, operator: Literal[">=", "<="], limit: float) -> GateRule:
     return GateRule(name=name, metric=metric, operator=operator, limit=limit)
 
@@ -242,4 +249,5 @@ FLIGHTS = UseCase(
             operator="<=", limit=0.005, optional=True,
         ),
     ),
+    schemas=schemas,
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -133,6 +133,14 @@ REQUESTS = """
     and target.time_hour = asked.time_hour + interval '3' hour
 """
 
+
+def schemas() -> Mapping[str, Any]:
+    """The contract of the raw table; Pandera's import takes seconds, and few need it."""
+    from feature_repo.weather.schemas import SCHEMAS
+
+    return SCHEMAS
+
+
 WEATHER = UseCase(
     name="weather",
     description="Temperature three hours ahead at EWR, JFK and LGA.",
@@ -168,4 +176,5 @@ WEATHER = UseCase(
         ),
     ),
     model=RESIDUAL_MLP,
+    schemas=schemas,
 )  # fmt: skip

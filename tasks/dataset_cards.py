@@ -1,0 +1,58 @@
+"""Dataset cards: a page for each raw table and feature view, and one that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from feature_repo.contract import UseCase
+from feature_repo.home import Home, write_atomically
+from tasks.data_pictures import distributions, over_versions
+from tasks.dataset_text import DatasetFacts, index, refuse_empty, sections
+from tasks.page import from_markdown, html_page
+from tasks.pictures import inline_png
+
+
+def pages(use_case: UseCase, facts: Sequence[DatasetFacts]) -> dict[str, str]:
+    """HTML by file name, the index first; the same facts make the same bytes.
+
+    Raises:
+        AirworthyError: a field of a card is empty; names it.
+    """
+    made = {
+        "index.html": html_page(
+            f"Datasets of {use_case.name}",
+            from_markdown(index(use_case.name, use_case.description, facts)),
+        )
+    }
+    for one in facts:
+        refuse_empty(one)
+        made[one.page] = html_page(f"Dataset card: {one.name}", _content(one))
+    return made
+
+
+def _content(facts: DatasetFacts) -> str:
+    content = from_markdown(sections(facts))
+    drawn = inline_png(distributions(facts.columns), f"Distributions of {facts.name}")
+    content = content.replace("{distributions}", drawn)
+    known = [v for v in facts.versions if v.quarantined is not None]
+    if known:
+        bars = over_versions(
+            [str(v.number) for v in known], [v.quarantined or 0 for v in known], "rows quarantined"
+        )
+        content = content.replace("{quarantine}", inline_png(bars, "Quarantine over versions"))
+    return content
+
+
+def write_pages(home: Home, use_case: UseCase, made: dict[str, str]) -> Path:
+    """Write each page, the index last, and drop those of datasets that are no more.
+
+    A reader sees each page whole, old or new.
+    """
+    folder = home.path("cards", use_case.name, "index.html").parent
+    for name in reversed(made):
+        write_atomically(folder / name, made[name].encode())
+    for path in folder.glob("*.html"):
+        if path.name not in made:
+            path.unlink()
+    return folder / "index.html"
