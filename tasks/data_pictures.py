@@ -20,7 +20,7 @@ _LABEL = 14  # characters of a category that are shown
 def distributions(profiles: Sequence[ColumnProfile]) -> bytes:
     """One small picture a column, three in a row: histogram, most frequent values, or months."""
     drawn = [p for p in profiles if p.bars]
-    rows = -(-len(drawn) // COLUMNS)
+    rows = max(1, -(-len(drawn) // COLUMNS))
     height = 2.1 * rows
     figure = new_figure(9.6, height, layout=None)
     # Margins in inches by hand: matplotlib's own search for them costs as much as the drawing.
