@@ -63,8 +63,8 @@ class Skew:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkewReport:
-    """Answers compared, those left out (a model of another declaration gave them), the values of
-    each feature and the ages (minutes) of each view."""
+    """Answers compared, those left out (given by a model of another declaration, or as of a tick
+    that the views do not reach), the values of each feature and the ages (minutes) of each view."""
 
     use_case: str
     since: datetime
@@ -93,14 +93,17 @@ class SkewReport:
         }
 
 
-def measure(home: Home, use_case: UseCase, views: list[Table], start: datetime) -> SkewReport:
-    """Compare every answer given since ``start`` (aware) with the views' rows at its tick."""
+def measure(
+    home: Home, use_case: UseCase, views: list[Table], start: datetime, until: datetime
+) -> SkewReport:
+    """Compare every answer given since ``start`` with the views' rows at its tick; the views hold
+    ticks up to ``until``, and an answer of a later one cannot be compared yet."""
     features = {s.name: Skew(name=s.name, view=s.view) for s in use_case.features}
     ages = {view.name: Skew(name=view.name, view=view.name) for view in use_case.views}
     declared: dict[str, bool] = {}
     answers = left_out = 0
     for chunk in since(home, use_case.name, start):
-        kept = [p for p in chunk if _comparable(home, use_case, p, declared)]
+        kept = [p for p in chunk if p.tick <= until and _comparable(home, use_case, p, declared)]
         left_out += len(chunk) - len(kept)
         answers += len(kept)
         if kept:

@@ -1,4 +1,4 @@
-"""Every metric and log name of a server, in one place."""
+"""Every metric and log name of serving, in one place."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    write_to_textfile,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from serving.certificate import Certificate
+    from serving.skew import SkewReport
 
 LOGGER = "airworthy"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -83,6 +93,25 @@ class Telemetry:
             development=str(certificate.development).lower(),
         ).set(1)
         self._expired.set(float(expired))
+
+
+def write_skew(path: Path, report: SkewReport) -> None:
+    """The measured skew as gauges, in a file for node exporter's textfile collector; whole or not
+    at all. A batch job has no process that Prometheus could ask."""
+    registry = CollectorRegistry()
+    labels = ("use_case", "feature")
+    share = Gauge(
+        "airworthy_skew_share", "Served values that are not the offline ones of their tick, of 1",
+        labels, registry=registry,
+    )  # fmt: skip
+    compared = Gauge(
+        "airworthy_skew_compared_values", "Served values held against offline ones", labels,
+        registry=registry,
+    )  # fmt: skip
+    for skew in report.features:
+        share.labels(report.use_case, skew.name).set(skew.share)
+        compared.labels(report.use_case, skew.name).set(skew.compared)
+    write_to_textfile(str(path), registry)
 
 
 class JsonFormatter(logging.Formatter):

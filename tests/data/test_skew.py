@@ -29,6 +29,7 @@ from tasks.ledger import own_trust
 from tasks.materialise import fill
 
 TICK = datetime(2013, 5, 3, 12, 0, tzinfo=timezone.utc)
+END = datetime(2014, 1, 1, tzinfo=timezone.utc)
 BEGINNING = datetime(2013, 1, 1, tzinfo=timezone.utc)
 ASKED = {
     "target_hour": "2013-05-03T15:00:00Z",
@@ -76,7 +77,7 @@ def differing(report: SkewReport) -> dict[str, int]:
 
 
 def test_answers_hold_the_rows_of_their_tick(answered: Home, weather_year: Year) -> None:
-    report = measure(answered, weather_year.use_case, weather_year.views, BEGINNING)
+    report = measure(answered, weather_year.use_case, weather_year.views, BEGINNING, END)
     assert (report.answers, report.left_out) == (6, 0)
     assert [skew.compared for skew in report.features] == [6] * len(weather_year.use_case.features)
     assert report.share == 0.0
@@ -89,7 +90,7 @@ def test_a_correction_shows_as_skew_by_feature_and_answer(
 ) -> None:
     """Ten hours back: in the mean of a day, and in no other feature; JFK's two answers only."""
     views = corrected(weather_year, tmp_path, hours=10, temp=20.0)
-    report = measure(answered, weather_year.use_case, views, BEGINNING)
+    report = measure(answered, weather_year.use_case, views, BEGINNING, END)
     assert differing(report) == {"temp_mean_24h": 2}
     (skew,) = (skew for skew in report.features if skew.differing)
     jfk = [
@@ -111,7 +112,7 @@ def test_the_last_value_s_correction_shows_in_each_feature_that_read_it(
     answered: Home, weather_year: Year, tmp_path: Path
 ) -> None:
     views = corrected(weather_year, tmp_path, hours=1, temp=20.0)
-    report = measure(answered, weather_year.use_case, views, BEGINNING)
+    report = measure(answered, weather_year.use_case, views, BEGINNING, END)
     assert differing(report) == dict.fromkeys(
         ("temp_now", "temp_mean_3h", "temp_mean_6h", "temp_mean_24h"), 2
     )
@@ -127,7 +128,7 @@ def test_a_late_view_shows_in_its_ages(answered: Home, weather_year: Year) -> No
     )
     cut = write_table(answered, name, rows.filter(pc.invert(recent)))
     views = [cut if view.name == name else view for view in weather_year.views]
-    report = measure(answered, weather_year.use_case, views, BEGINNING)
+    report = measure(answered, weather_year.use_case, views, BEGINNING, END)
     ages = {skew.name: skew for skew in report.ages}
     assert (ages[name].differing, ages[name].missing) == (1, 1)
     assert ages["station_yesterday"].differing == 0
@@ -137,11 +138,13 @@ def test_a_late_view_shows_in_its_ages(answered: Home, weather_year: Year) -> No
 def test_since_and_declaration_say_which_answers_count(answered: Home, weather_year: Year) -> None:
     use_case = weather_year.use_case
     later = datetime.now(timezone.utc) + timedelta(hours=1)
-    assert measure(answered, use_case, weather_year.views, later).answers == 0
+    assert measure(answered, use_case, weather_year.views, later, END).answers == 0
     other = replace(use_case, lag=timedelta(minutes=10))
-    report = measure(answered, other, weather_year.views, BEGINNING)
+    report = measure(answered, other, weather_year.views, BEGINNING, END)
     assert (report.answers, report.left_out, report.share) == (0, 6, 0.0)
-    assert measure(answered, replace(use_case, name="none"), [], BEGINNING).answers == 0
+    early = measure(answered, use_case, weather_year.views, BEGINNING, TICK - timedelta(minutes=1))
+    assert (early.answers, early.left_out) == (0, 6), "the views do not reach those ticks"
+    assert measure(answered, replace(use_case, name="none"), [], BEGINNING, END).answers == 0
 
 
 def test_answers_are_read_in_chunks_from_the_instant_on(tmp_path: Path) -> None:
