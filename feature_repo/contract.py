@@ -39,6 +39,18 @@ class Entity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RawTable:
+    """A stored table that the event logs and requests read, one part a month of ``time``.
+
+    ``key`` are the columns that no two rows share. ``time`` is a UTC instant; None: one part.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    time: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EventLog:
     """Facts with the instant each happened and the instant each could first be known.
 
@@ -174,6 +186,22 @@ class FeatureView:
     log: EventLog
     features: tuple[FeatureSpec, ...]
 
+    @property
+    def reach(self) -> timedelta:
+        """How far back its windows look."""
+        return max((f.window for f in self.features if f.window is not None), default=timedelta(0))
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Columns of the sums that go on for ever, stored beside the features."""
+        endless = (f for f in self.features if f.aggregation != "last" and f.window is None)
+        return tuple(f"{f.name}_{part}" for f in endless for part in ("top", "bottom"))
+
+    @property
+    def continued(self) -> bool:
+        """Whether a row needs the entity's row before it, not just the events in reach."""
+        return bool(self.carried) or any(f.aggregation == "last" for f in self.features)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UseCase:
@@ -196,7 +224,7 @@ class UseCase:
     unit: str
     intended_use: str
     limitations: str
-    tables: tuple[str, ...]
+    tables: tuple[RawTable, ...]
     requests_sql: str
     fields: tuple[RequestField, ...]
     derived: tuple[DerivedInput, ...]

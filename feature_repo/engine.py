@@ -1,53 +1,237 @@
-"""Runs the feature SQL on DuckDB: raw tables to views, views and requests to the training set."""
+"""Runs the feature SQL on DuckDB: raw tables to views, views and requests to the training set.
+
+A view is computed chunk by chunk in time: the rows of a chunk come from the events in reach of
+its windows and from each entity's last row before it (the view's state). So memory does not
+grow with history, and a new day is one more chunk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.contract import UseCase
+from feature_repo.contract import FeatureView, UseCase
 from feature_repo.home import Home
-from feature_repo.sql import to_duckdb, training_set_sql, view_sql
-from feature_repo.tables import Table, connect, write_table
+from feature_repo.sql import Reach, to_duckdb, training_set_sql, view_sql
+from feature_repo.tables import (
+    Table,
+    bind,
+    by_month,
+    connect,
+    files_between,
+    named,
+    table_files,
+    write_parts,
+    write_table,
+)
+from feature_repo.ticks import epoch_seconds
+from feature_repo.zones import Zone, Zones, bounds, find_zones, mapped_table, overlapping
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 TRAINING_SET = "training_set"
+CHUNK = 1_000_000  # events of a view, or requests, that one query computes
+REQUESTS = "requests"
+
+
+@dataclass(frozen=True)
+class Built:
+    """Feature views up to and with the tick ``until`` (epoch seconds), and what made them.
+
+    ``states``: a table a view, the last row of each entity at ``until``. ``zones``: see
+    ``feature_repo.zones``, by log.
+    """
+
+    until: int
+    tables: list[Table]
+    views: list[Table]
+    states: list[Table]
+    zones: dict[str, Zones]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """One DuckDB session over the raw tables of a use case, and their zones."""
+
+    home: Home
+    use_case: UseCase
+    connection: duckdb.DuckDBPyConnection
+    files: Mapping[str, Sequence[Path]]
+    zones: dict[str, Zones] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> int:
+        """Length of a tick."""
+        return int(self.use_case.tick.total_seconds())
+
+    def see(self, sql: str, zones: Zones, first: float, last: float) -> None:
+        """Bind the raw tables to those parts that ``sql`` needs for instants in first to last."""
+        table = mapped_table(sql)
+        for name, files in self.files.items():
+            near = overlapping(files, zones, first, last) if name == table else files
+            bind(self.connection, name, near)
+
+    def ask(self, sql: str) -> pa.Table:
+        """The answer to a query in Spark's dialect."""
+        return self.connection.sql(to_duckdb(sql)).to_arrow_table()
+
+
+def open_session(
+    home: Home, use_case: UseCase, tables: list[Table], known: Mapping[str, Zones] | None = None
+) -> Session:
+    """A session in which each log's zones are found; ``known`` ones are taken over."""
+    session = Session(
+        home=home, use_case=use_case, connection=connect(tables),
+        files={table.name: table_files(table) for table in tables},
+    )  # fmt: skip
+    asked = {view.log.name: (view.log.sql, "available_at") for view in use_case.views}
+    asked[REQUESTS] = (use_case.requests_sql, "prediction_time")
+    for name, (sql, instant) in asked.items():
+        files = session.files.get(mapped_table(sql) or "", ())
+        known_zones = (known or {}).get(name, {})
+        session.zones[name] = find_zones(session.connection, sql, instant, files, known_zones)
+    return session
 
 
 def compute_views(home: Home, use_case: UseCase, tables: list[Table]) -> list[Table]:
-    """One stored table per feature view, checked against its declaration.
+    """One stored table per feature view, checked against its declaration; for errors see
+    ``build_views``."""
+    return build_views(home, use_case, tables).views
+
+
+def build_views(
+    home: Home, use_case: UseCase, tables: list[Table], until: datetime | None = None
+) -> Built:
+    """Every feature view from its first event on. ``until``: the last tick is the one at or
+    before it; None: as far as the data reach.
+
+    Raises:
+        SourceError: a value outside its declared bounds, or a key twice.
+    """
+    session = open_session(home, use_case, tables)
+    end = last_tick(session, until)
+    made = [store_view(session, view, chunks_of(session, view, end)) for view in use_case.views]
+    views, states = zip(*made, strict=True)
+    return Built(end * session.seconds, tables, list(views), list(states), session.zones)
+
+
+def last_tick(session: Session, until: datetime | None) -> int:
+    """The tick (its number) at or before ``until``; without it, the first one that no fact and
+    no request is later than. Scheduled facts may lie ahead, and do not count."""
+    if until is not None:
+        return epoch_seconds(until) // session.seconds
+    logs = {v.log.name for v in session.use_case.views if not v.log.scheduled}
+    facts = bounds(session.zones[name] for name in logs)[1]
+    asked = bounds([session.zones[REQUESTS]])[1]
+    return -(-max(facts, asked) // session.seconds)
+
+
+def store_view(session: Session, view: FeatureView, chunks: Iterator[Reach]) -> tuple[Table, Table]:
+    """Compute a view chunk by chunk; the stored view, and its state after the last one."""
+    state: pa.Table | None = None
+
+    def parts() -> Iterator[tuple[str, pa.Table]]:
+        nonlocal state
+        for reach in chunks:
+            rows = compute(session, view, reach, state)
+            state = last_rows(session, view, rows, state)
+            yield from by_month(rows, "event_timestamp").items()
+
+    stored = write_parts(session.home, view.name, parts())
+    return stored, write_table(session.home, f"state_{view.name}", state)
+
+
+def compute(session: Session, view: FeatureView, reach: Reach, state: pa.Table | None) -> pa.Table:
+    """The rows of one chunk, checked against the view's declaration.
 
     Raises:
         SourceError: a value outside its declared bounds, or a key twice.
     """
     from feature_repo.schemas import validate_table, view_schema
 
-    made = []
-    for view in use_case.views:
-        table = _run(tables, view_sql(view, use_case.tick))
-        validate_table(table, view_schema(view))
-        made.append(write_table(home, view.name, table))
-    return made
+    tick = session.seconds
+    back = view.reach // session.use_case.tick + 1
+    first = -math.inf if reach.first is None else (reach.first - back) * tick
+    session.see(view.log.sql, session.zones[view.log.name], first, reach.last * tick)
+    if state is not None:
+        session.connection.register(f"base_{view.name}", state)
+    rows = session.ask(view_sql(view, session.use_case.tick, reach))
+    validate_table(rows, view_schema(view))
+    return rows
+
+
+def last_rows(
+    session: Session, view: FeatureView, rows: pa.Table, before: pa.Table | None
+) -> pa.Table:
+    """Each entity's last row among ``rows`` and, where it has none there, ``before``; ordered by
+    the entity's keys."""
+    import pyarrow as pa
+
+    keys = ", ".join(view.entity.keys)
+    every = rows if before is None else pa.concat_tables([before.select(rows.column_names), rows])
+    session.connection.register("every", every)
+    return session.connection.sql(
+        f"select * from every qualify row_number() over (partition by {keys} "
+        f"order by event_timestamp desc) = 1 order by {keys}"
+    ).to_arrow_table()
+
+
+def chunks_of(session: Session, view: FeatureView, end: int) -> Iterator[Reach]:
+    """From the first event to the tick ``end``, cut where a month begins, so that no chunk holds
+    many more than ``CHUNK`` events."""
+    first: int | None = None
+    for cut in month_cuts(session.zones[view.log.name].values(), session.seconds):
+        if cut <= end:
+            yield Reach(first=first, last=cut - 1)
+            first = cut
+    yield Reach(first=first, last=end)
+
+
+def month_cuts(zones: Iterable[Zone], seconds: int) -> Iterator[int]:
+    """Ticks (their numbers) at which months begin, after about every ``CHUNK`` events."""
+    held = 0
+    for zone in sorted(zones):
+        if held + zone.events > CHUNK and held:
+            start = datetime.fromtimestamp(zone.first, tz=timezone.utc).replace(
+                day=1, hour=0, minute=0, second=0, microsecond=0
+            )
+            yield -(-epoch_seconds(start) // seconds)
+            held = 0
+        held += zone.events
 
 
 def build_training_set(
     home: Home, use_case: UseCase, tables: list[Table], views: list[Table]
 ) -> Table:
-    """Every request with the features of its tick, its label and when the label was known.
+    """Every request with the features of its tick, its label and when the label was known;
+    stored by the month of its prediction time.
 
     Raises:
         SourceError: a value outside its declared bounds, or a request twice.
     """
+    session = open_session(home, use_case, tables)
+    return write_parts(home, TRAINING_SET, _joined(session, views))
+
+
+def _joined(session: Session, views: list[Table]) -> Iterator[tuple[str, pa.Table]]:
+    """The training set's parts, a chunk of months at a time."""
     from feature_repo.schemas import training_set_schema, validate_table
 
-    table = _run([*tables, *views], training_set_sql(use_case))
-    validate_table(table, training_set_schema(use_case))
-    return write_table(home, TRAINING_SET, table)
-
-
-def _run(tables: Iterable[Table], sql: str) -> pa.Table:
-    """The query's result as Arrow."""
-    with connect(tables) as connection:
-        return connection.sql(to_duckdb(sql)).to_arrow_table()
+    use_case, zones = session.use_case, session.zones[REQUESTS]
+    cuts = [cut * session.seconds for cut in month_cuts(zones.values(), session.seconds)]
+    for start, end in zip([None, *cuts], [*cuts, None], strict=True):
+        session.see(use_case.requests_sql, zones, start or -math.inf, end or math.inf)
+        for view in use_case.views:
+            back = view.log.ttl + use_case.lag + use_case.tick
+            since = -math.inf if start is None else start - back.total_seconds()
+            files = files_between(named(views, view.name), since, end or math.inf)
+            bind(session.connection, view.name, files)
+        rows = session.ask(training_set_sql(use_case, start, end))
+        validate_table(rows, training_set_schema(use_case))
+        yield from by_month(rows, "prediction_time").items()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import FeatureView, UseCase
 from feature_repo.home import Home, online_store, open_home, write_atomically
-from feature_repo.tables import Table, named, table_path
+from feature_repo.tables import Table, named, parquet_glob
 
 if TYPE_CHECKING:
     from feast import Entity as FeastEntity
@@ -74,7 +74,7 @@ def apply(store: FeatureStore, use_case: UseCase, tables: list[Table]) -> Featur
 
     entities = _entities(use_case)
     views = [
-        _view(view, entities, str(table_path(named(tables, view.name)))) for view in use_case.views
+        _view(view, entities, parquet_glob(named(tables, view.name))) for view in use_case.views
     ]
     service = FeatureService(
         name=use_case.service, features=views, owner=use_case.owner,

@@ -33,6 +33,7 @@ def view_schema(view: FeatureView) -> TableSchema:
     columns = {key: pp.Column(pl.String) for key in view.entity.keys}
     columns |= {name: pp.Column(instant) for name in ("event_timestamp", "created_timestamp")}
     columns |= {spec.name: _number(spec) for spec in view.features}
+    columns |= {name: pp.Column(pl.Decimal(38, 3)) for name in view.carried}
     return TableSchema(
         name=view.name,
         columns=pp.DataFrameSchema(columns, strict=True, ordered=True),

@@ -9,6 +9,8 @@ runs as it is on Spark, and through sqlglot on DuckDB.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -18,53 +20,105 @@ if TYPE_CHECKING:
     import sqlglot.expressions as exp
 
 DECIMAL = "decimal(18,3)"
+CARRIED = "decimal(38,3)"
 CAST = {"string": "string", "number": "double", "timestamp": "timestamp"}
 
 
-def view_sql(view: FeatureView, tick: timedelta) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """Which ticks (whole numbers) of a view a query computes, and from what.
+
+    Rows have ``first <= tick <= last``. ``first=None``: from the first event on, from nothing.
+    Else the entities' last rows before ``first`` are in the relation ``base_<view>``. With
+    ``spans``, both are columns ``lo`` and ``hi`` of the relation ``spans_<view>`` (entity
+    keys, disjoint for an entity), and so of the base: only these entities and ticks are computed.
+    """
+
+    first: int | None = None
+    last: int = 0
+    spans: bool = False
+
+
+def view_sql(view: FeatureView, tick: timedelta, reach: Reach) -> str:
     """SELECT of a feature view: one row per entity and tick at which a feature may change.
 
     Columns: the entity's keys, ``event_timestamp`` (the tick), ``created_timestamp`` (the
-    same: when the row could be known), one double per feature; ordered by keys and tick.
+    same: when the row could be known), one double per feature, and the sums that go on for ever
+    (``view.carried``); ordered by keys and tick.
     """
+    group = ", ".join((*view.entity.keys, *(("lo", "hi") if reach.spans else ())))
     keys, seconds = ", ".join(view.entity.keys), _seconds(tick)
+    first, last = ("lo", "hi") if reach.spans else (str(reach.first), str(reach.last))
+    inside = f"tick <= {last}" + (
+        "" if reach.first is None and not reach.spans else f" and tick >= {first}"
+    )
     windowed = [f for f in view.features if f.aggregation != "last"]
-    last = [f for f in view.features if f.aggregation == "last"]
+    lasts = [f for f in view.features if f.aggregation == "last"]
     joins = "".join(
-        f" left join {name} using ({keys}, tick)"
-        for name, wanted in (("sums", windowed), ("lasts", last))
+        f" left join {name} using ({group}, tick)"
+        for name, wanted in (("sums", windowed), ("lasts", lasts))
         if wanted
     )
-    columns = ",\n  ".join(f"{_feature(f, view, tick)} as {f.name}" for f in view.features)
-    parts = [_events(view, seconds), *_sums(view, windowed), *_lasts(view, last)]
-    ticks = [f"select distinct {keys}, tick from events"]
+    continued = view.continued and (reach.first is not None or reach.spans)
+    if continued:
+        on = f"{keys}, lo" if reach.spans else keys
+        joins += f" left join base_{view.name} as base using ({on})"
+    columns = [
+        *(f"{_feature(f, group, tick, first, continued)} as {f.name}" for f in view.features),
+        *(f"{total} as {name}" for name, total in _carried(view, group, first, continued)),
+    ]
+    ticks = [f"select distinct {group}, tick from events"]
     for ahead in sorted({f.window // tick for f in windowed if f.window is not None}):
-        ticks.append(f"select {keys}, tick + {ahead} from events")
-    # UNION without ALL: each tick once.
-    parts.append("ticks as (\n  " + "\n  union\n  ".join(ticks) + "\n)")
+        moved = inside.replace("tick", f"tick + {ahead}")
+        ticks.append(f"select {group}, tick + {ahead} from events where {moved}")
+    parts = [
+        _events(view, tick, reach), *_sums(windowed, group), *_lasts(view, lasts, group),
+        # UNION without ALL: each tick once.
+        "ticks as (\n  " + "\n  union\n  ".join(ticks) + "\n)",
+        f"filled as (\n  select {group}, tick,\n  " + ",\n  ".join(columns)
+        + f"\n  from ticks{joins}\n)",
+    ]  # fmt: skip
+    names = ", ".join((*(f.name for f in view.features), *view.carried))
     return (
         "with " + ",\n".join(parts) + f"\nselect {keys}, "
         f"timestamp_seconds(tick * {seconds}) as event_timestamp, "
-        f"timestamp_seconds(tick * {seconds}) as created_timestamp,\n  {columns}\n"
-        f"from ticks{joins}\norder by {keys}, tick"
+        f"timestamp_seconds(tick * {seconds}) as created_timestamp, {names}\n"
+        f"from filled where {inside}\norder by {keys}, tick"
     )
 
 
-def _events(view: FeatureView, seconds: int) -> str:
-    """The log's rows with the first tick at or after ``available_at``, unknown entities out."""
+def events_sql(view: FeatureView, tick: timedelta) -> str:
+    """SELECT of a view's events: the log's columns and ``tick``, the first one at or after
+    ``available_at``; events of unknown entities are out."""
     known = " and ".join(f"{key} is not null" for key in view.entity.keys)
-    micros = seconds * 1_000_000
+    micros = _seconds(tick) * 1_000_000
     return (
-        f"events as (\n  select log.*, (unix_micros(available_at) + {micros - 1}) div {micros}"
-        f" as tick\n  from ({view.log.sql}) as log\n  where {known}\n)"
+        f"select log.*, (unix_micros(available_at) + {micros - 1}) div {micros} as tick\n"
+        f"  from ({view.log.sql}) as log where {known}"
     )
 
 
-def _sums(view: FeatureView, specs: list[FeatureSpec]) -> list[str]:
+def _events(view: FeatureView, tick: timedelta, reach: Reach) -> str:
+    """The events that a window of a wanted tick can see."""
+    back = view.reach // tick
+    if reach.spans:
+        keys = ", ".join(view.entity.keys)
+        return (
+            f"events as (\n  select all_events.*, lo, hi from ({events_sql(view, tick)}) as "
+            f"all_events\n  join spans_{view.name} using ({keys})\n"
+            f"  where tick > lo - 1 - {back} and tick <= hi\n)"
+        )
+    since = "" if reach.first is None else f" and tick > {reach.first - 1 - back}"
+    return (
+        f"events as (\n  select * from ({events_sql(view, tick)}) as all_events"
+        f"\n  where tick <= {reach.last}{since}\n)"
+    )
+
+
+def _sums(specs: list[FeatureSpec], group: str) -> list[str]:
     """Events summed per entity and tick: one numerator and one denominator per feature."""
     if not specs:
         return []
-    keys = ", ".join(view.entity.keys)
     terms: dict[str, str] = {}
     for spec in specs:
         value, weight = spec.value, spec.weight
@@ -73,24 +127,25 @@ def _sums(view: FeatureView, specs: list[FeatureSpec]) -> list[str]:
         terms[_top(spec)] = f"sum(cast({product} as {DECIMAL})) as {_top(spec)}"
         terms[_bottom(spec)] = f"sum(cast({counted} as {DECIMAL})) as {_bottom(spec)}"
     columns = ", ".join(terms.values())
-    return [f"sums as (\n  select {keys}, tick, {columns}\n  from events group by {keys}, tick\n)"]
+    return [
+        f"sums as (\n  select {group}, tick, {columns}\n  from events group by {group}, tick\n)"
+    ]
 
 
-def _lasts(view: FeatureView, specs: list[FeatureSpec]) -> list[str]:
+def _lasts(view: FeatureView, specs: list[FeatureSpec], group: str) -> list[str]:
     """Last known values as of the last event of each entity and tick."""
     if not specs:
         return []
-    keys = ", ".join(view.entity.keys)
     order = ("available_at", "event_timestamp", *view.log.tie_break)
     columns = ", ".join(
-        f"last_value({value}) ignore nulls over (partition by {keys} order by {', '.join(order)} "
+        f"last_value({value}) ignore nulls over (partition by {group} order by {', '.join(order)} "
         f"rows between unbounded preceding and current row) as last_{value}"
         for value in dict.fromkeys(f.value for f in specs)
     )
     descending = ", ".join(f"{column} desc" for column in order)
     return [
-        f"ordered as (\n  select {keys}, tick, {columns},\n    row_number() over (partition by "
-        f"{keys}, tick order by {descending}) as latest\n  from events\n)",
+        f"ordered as (\n  select {group}, tick, {columns},\n    row_number() over (partition by "
+        f"{group}, tick order by {descending}) as latest\n  from events\n)",
         "lasts as (\n  select * from ordered where latest = 1\n)",
     ]
 
@@ -103,34 +158,73 @@ def _bottom(spec: FeatureSpec) -> str:
     return f"bottom_{spec.value}_{spec.weight or 'one'}"
 
 
-def _feature(spec: FeatureSpec, view: FeatureView, tick: timedelta) -> str:
+def _feature(spec: FeatureSpec, group: str, tick: timedelta, first: str, continued: bool) -> str:
     """One feature's expression over the ticks of its entity."""
-    keys = ", ".join(view.entity.keys)
     if spec.aggregation == "last":
-        return (
-            f"cast(last_value(last_{spec.value}) ignore nulls over (partition by {keys} "
-            "order by tick rows between unbounded preceding and current row) as double)"
+        seen = (
+            f"last_value(last_{spec.value}) ignore nulls over (partition by {group} "
+            "order by tick rows between unbounded preceding and current row)"
         )
-    start = "unbounded" if spec.window is None else str(spec.window // tick - 1)
-    frame = f"(partition by {keys} order by tick range between {start} preceding and current row)"
-    top, bottom = f"sum({_top(spec)}) over {frame}", f"sum({_bottom(spec)}) over {frame}"
+        return (
+            f"coalesce(cast({seen} as double), base.{spec.name})"
+            if continued
+            else (f"cast({seen} as double)")
+        )
+    if spec.window is None:
+        top, bottom = (
+            _running(spec, column, group, first, continued) for column in ("top", "bottom")
+        )
+    else:
+        frame = (
+            f"(partition by {group} order by tick range between {spec.window // tick - 1} "
+            "preceding and current row)"
+        )
+        top, bottom = f"sum({_top(spec)}) over {frame}", f"sum({_bottom(spec)}) over {frame}"
     if spec.aggregation == "mean":
         return f"cast({top} as double) / nullif(cast({bottom} as double), 0)"
     return f"coalesce(cast({bottom if spec.aggregation == 'count' else top} as double), 0)"
 
 
-def training_set_sql(use_case: UseCase) -> str:
+def _running(spec: FeatureSpec, which: str, group: str, first: str, continued: bool) -> str:
+    """A sum over all events up to the tick: what was carried, and what came since."""
+    column = _top(spec) if which == "top" else _bottom(spec)
+    frame = f"(partition by {group} order by tick rows between unbounded preceding and current row)"
+    if not continued:
+        return f"sum({column}) over {frame}"
+    since = f"sum(case when tick >= {first} then {column} end) over {frame}"
+    return f"(coalesce({since}, 0) + coalesce(base.{spec.name}_{which}, 0))"
+
+
+def _carried(
+    view: FeatureView, group: str, first: str, continued: bool
+) -> Iterator[tuple[str, str]]:
+    """The running sums of a view as exact decimals, by their columns' names."""
+    for spec in view.features:
+        if spec.aggregation != "last" and spec.window is None:
+            for which in ("top", "bottom"):
+                total = _running(spec, which, group, first, continued)
+                yield f"{spec.name}_{which}", f"cast(coalesce({total}, 0) as {CARRIED})"
+
+
+def training_set_sql(use_case: UseCase, start: int | None = None, end: int | None = None) -> str:
     """SELECT of the training set: each request with the features of its tick.
 
     Reads the use case's raw tables and its views, each under its name. Columns, in order:
     ``request_id``, ``prediction_time``, ``event_time``, ``tick``, the request fields, the
-    features in the contract's order, ``label``, ``label_available_at``.
+    features in the contract's order, ``label``, ``label_available_at``; ordered by prediction
+    time. ``start`` and ``end`` (epoch seconds) bound the prediction times: start <= time < end.
     """
+    bounds = [
+        f"unix_micros(prediction_time) {sign} {instant * 1_000_000}"
+        for sign, instant in ((">=", start), ("<", end))
+        if instant is not None
+    ]
+    where = "\n  where " + " and ".join(bounds) if bounds else ""
     seconds = _seconds(use_case.tick)
     micros, lag = seconds * 1_000_000, _seconds(use_case.lag) * 1_000_000
     parts = [
         f"requests as (\n  select asked.*, (unix_micros(prediction_time) - {lag}) div {micros} "
-        f"as tick_index\n  from ({use_case.requests_sql}) as asked\n)"
+        f"as tick_index\n  from ({use_case.requests_sql}) as asked{where}\n)"
     ]
     joins = ""
     for view in use_case.views:
@@ -153,7 +247,7 @@ def training_set_sql(use_case: UseCase) -> str:
         + "\nselect "
         + ",\n  ".join(columns)
         + f"\nfrom requests{joins}"
-        "\norder by requests.event_time, requests.request_id"
+        "\norder by requests.prediction_time, requests.request_id"
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from flytekit import task
 
 from feature_repo.errors import CertificateError, LedgerError, StateError
-from feature_repo.home import Home, file_digest, open_home
+from feature_repo.home import Home, open_home
+from feature_repo.tables import content_digest, table_place
 from serving import certificate, predictions, revocations
 from tasks import ledger
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
@@ -173,10 +174,10 @@ def _raw_files(sources: list[dict[str, Any]]) -> list[str]:
 
 def _stored(home: Home, digest: str) -> str:
     """Whether a table is still stored, as it was."""
-    path = home.root / "tables" / f"{digest}.parquet"
-    if not path.exists():
+    place = table_place(home, digest)
+    if not place.exists():
         return "(no longer stored)"
-    return "(stored, verified)" if file_digest(path) == digest else "(stored, but CHANGED)"
+    return "(stored, verified)" if content_digest(place) == digest else "(stored, but CHANGED)"
 
 
 def _from_ledger(told: dict[str, Any]) -> list[str]:

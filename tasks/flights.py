@@ -67,7 +67,7 @@ def store_flights(
     """Store the tables that the features read, with schedules in UTC, and the quarantine."""
     with step("ingest") as s:
         tables = normalise({"flights": flights, "weather": weather, "airports": airports})
-        stored, bad = store_tables(state, tables, quarantine)
+        stored, bad = store_tables(state, "flights", tables, quarantine)
         s.say(ingestion_message(rows_read, quarantine))
     return Ingested(stored, bad, rows_read, quarantined(quarantine), s.record)
 

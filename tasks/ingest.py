@@ -15,7 +15,7 @@ from feature_repo.errors import SourceError
 from feature_repo.home import digest_of, file_digest
 from feature_repo.ingest import QUARANTINE, source_files
 from feature_repo.registry import get_use_case
-from feature_repo.tables import Table, write_table
+from feature_repo.tables import Table, write_raw, write_table
 from tasks.resources import SMALL
 from tasks.types import SourceFile, State, Step
 
@@ -70,7 +70,7 @@ def fingerprint(use_case: str, source: str) -> Source:
 
 def look(use_case: str, source: str) -> Source:
     """The source's files as they are now; for errors see ``fingerprint``."""
-    paths = source_files(source, get_use_case(use_case).tables)
+    paths = source_files(source, tuple(t.name for t in get_use_case(use_case).tables))
     files = [SourceFile(p.name, file_digest(p), p.stat().st_size) for _, p in paths]
     return Source(digest_of({f.name: f.sha256 for f in files}), files)
 
@@ -91,13 +91,16 @@ def refuse_changed(use_case: str, source: str, digest: str) -> None:
 
 
 def store_tables(
-    state: State, tables: Mapping[str, pyarrow.Table], quarantine: pd.DataFrame
+    state: State, use_case: str, tables: Mapping[str, pyarrow.Table], quarantine: pd.DataFrame
 ) -> tuple[list[Table], Table]:
-    """Store clean tables and the quarantine under their digests."""
+    """Store clean tables, by month, and the quarantine, under their digests."""
     import pyarrow
 
     home = state.home()
-    stored = [write_table(home, name, table) for name, table in tables.items()]
+    stored = [
+        write_raw(home, declared, tables[declared.name])
+        for declared in get_use_case(use_case).tables
+    ]
     schema = pyarrow.schema(
         [(name, pyarrow.int64() if name == "row" else pyarrow.string()) for name in QUARANTINE]
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +29,7 @@ FEATURE_CODE = (
     "feature_repo.schemas",
     "feature_repo.sql",
     "feature_repo.tables",
+    "feature_repo.zones",
 )
 LIBRARIES = ("duckdb", "pandera", "polars", "pyarrow", "sqlglot")
 
@@ -121,7 +124,7 @@ def build_training_set(
 
 
 def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Table, SplitRows]:
-    from feature_repo.tables import connect, write_table
+    from feature_repo.tables import bind, connect, month_of, table_files, write_parts
 
     parts = zip(("training", "validation", "test"), dates[:-1], dates[1:], strict=True)
     cases = " ".join(
@@ -130,19 +133,25 @@ def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Tabl
         f"AND label_available_at <= TIMESTAMPTZ '{end.isoformat()}' THEN '{name}'"
         for name, start, end in parts
     )
-    with connect([joined]) as session:
-        rows: pa.Table = session.sql(
-            f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
-            f'FROM "{joined.name}" ORDER BY event_time, request_id'
-        ).to_arrow_table()
-    counts: dict[str, int] = {}
-    for item in rows["split"].value_counts().to_pylist():
-        counts[item["values"]] = item["counts"]
-    return write_table(home, "training_set", rows), SplitRows(
-        training=counts.get("training", 0),
-        validation=counts.get("validation", 0),
-        test=counts.get("test", 0),
-        unused=counts.get("", 0),
+    counts: Counter[str] = Counter()
+
+    def months() -> Iterator[tuple[str, pa.Table]]:
+        for file in table_files(joined):
+            with connect([]) as session:
+                bind(session, joined.name, [file])
+                rows: pa.Table = session.sql(
+                    f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
+                    f'FROM "{joined.name}" ORDER BY prediction_time, request_id'
+                ).to_arrow_table()
+            for item in rows["split"].value_counts().to_pylist():
+                counts[item["values"]] += item["counts"]
+            yield month_of(file), rows
+
+    return write_parts(home, "training_set", months()), SplitRows(
+        training=counts["training"],
+        validation=counts["validation"],
+        test=counts["test"],
+        unused=counts[""],
     )
 
 

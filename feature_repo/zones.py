@@ -1,0 +1,100 @@
+"""Which parts of a raw table hold the events of a span of time.
+
+A log whose SQL maps rows of one raw table, each for itself, has a zone for each of the table's
+parts: the first and last instant of its events. Other logs (joins, aggregates) have none, and
+every part counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from feature_repo.sql import to_duckdb
+from feature_repo.tables import bind
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class Zone(NamedTuple):
+    """First and last instant (epoch seconds) of a part's events, and how many there are."""
+
+    first: int
+    last: int
+    events: int
+
+
+Zones = Mapping[str, Zone]  # by the part's file name, which holds its digest
+
+
+def mapped_table(sql: str) -> str | None:
+    """The one table that a SELECT (Spark's dialect) maps row by row; None if it does more."""
+    import sqlglot
+    import sqlglot.expressions as exp
+
+    tree = sqlglot.parse_one(sql, read="spark")
+    if tree.find(
+        exp.Join, exp.Group, exp.Window, exp.Distinct, exp.AggFunc, exp.Limit, exp.Intersect,
+        exp.Except, exp.Lateral, exp.With,
+    ):  # fmt: skip
+        return None
+    if any(union.args.get("distinct") for union in tree.find_all(exp.Union)):
+        return None
+    tables = {table.name for table in tree.find_all(exp.Table)}
+    return tables.pop() if len(tables) == 1 else None
+
+
+def find_zones(
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    instant: str,
+    files: Sequence[Path],
+    known: Zones,
+) -> Zones:
+    """The zone of each file of the table that ``sql`` maps, by ``instant`` (a column of it).
+
+    ``known`` ones are taken over. Files without an event have no zone.
+    """
+    table = mapped_table(sql)
+    fresh = [file for file in files if file.name not in known]
+    found = {file.name: known[file.name] for file in files if file.name in known}
+    if table is None or not fresh:
+        return found
+    bind(connection, table, fresh, filename=True)
+    rows = connection.execute(
+        f"select filename, cast(floor(epoch(min({instant}))) as bigint), "
+        f"cast(ceil(epoch(max({instant}))) as bigint), count(*) from ({_with_file(sql)}) as log "
+        f"where {instant} is not null group by filename"
+    ).fetchall()
+    return found | {Path(name).name: Zone(*rest) for name, *rest in rows}
+
+
+def overlapping(files: Sequence[Path], zones: Zones, first: float, last: float) -> list[Path]:
+    """The files that may hold events in ``first`` to ``last`` (epoch seconds); at least one."""
+    if not zones:
+        return list(files)
+    near = [
+        file
+        for file in files
+        if (zone := zones.get(file.name)) and zone.first <= last and zone.last >= first
+    ]
+    return near or list(files[:1])
+
+
+def bounds(zones: Iterable[Zones]) -> tuple[int, int]:
+    """First and last instant of several zones; (0, 0) without any."""
+    every = [zone for found in zones for zone in found.values()]
+    return min((z.first for z in every), default=0), max((z.last for z in every), default=0)
+
+
+def _with_file(sql: str) -> str:
+    """The SELECT in DuckDB's dialect, with the file that each row comes from."""
+    import sqlglot
+    import sqlglot.expressions as exp
+
+    tree = sqlglot.parse_one(to_duckdb(sql), read="duckdb")
+    for select in tree.find_all(exp.Select):
+        select.select("filename", append=True, copy=False)
+    return tree.sql("duckdb")
