@@ -19,13 +19,8 @@ from feature_repo.home import Home
 from feature_repo.online_rows import rows_of
 from feature_repo.packed import STATE, unpack_state
 from feature_repo.repo import apply, open_store
-<<<<<<< HEAD
 from feature_repo.store import Materialisation, materialise
 from feature_repo.tables import named, read_table, write_table
-=======
-from feature_repo.store import confirm, materialise
-from feature_repo.tables import named, parquet_glob, read_table, write_table
->>>>>>> 52e3783 (Feature views by month, computed in chunks; a new day and a correction compute what they touch, byte for byte a rebuild)
 
 ROOT = Path(__file__).parent.parent.parent
 THANKSGIVING = datetime(2013, 11, 27, 20, 7, tzinfo=timezone.utc)
@@ -121,12 +116,7 @@ def test_a_store_made_again_replaces_the_old_one(weather_year: Year) -> None:
 def test_feast_s_command_line_lists_our_views(tmp_path: Path, weather_year: Year) -> None:
     """As ``make feast`` does: the configuration is generated, and Feast's program takes it."""
     year, home, binaries = weather_year, Home(root=tmp_path), Path(sys.executable).parent
-<<<<<<< HEAD
     apply(open_store(home, year.use_case), year.use_case, year.views)
-=======
-    paths = {view.name: parquet_glob(view) for view in year.views}
-    apply(open_store(home, year.use_case), year.use_case, paths)
->>>>>>> 52e3783 (Feature views by month, computed in chunks; a new day and a correction compute what they touch, byte for byte a rebuild)
     wrote = [sys.executable, "-m", "feature_repo.repo", "weather"]
     subprocess.run(wrote, check=True, cwd=ROOT, env=os.environ | {"AIRWORTHY_HOME": str(tmp_path)})
     asked = [str(binaries / "feast"), "--chdir", str(tmp_path / "feast" / "weather")]
