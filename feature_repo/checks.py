@@ -95,7 +95,7 @@ def _check_names(where: str, use_case: UseCase) -> None:
 
 def _check_parts(where: str, use_case: UseCase) -> None:
     """Entities, logs and views are told apart by their names."""
-    tables = {getattr(table, "name", table) for table in use_case.tables}
+    tables = {table.name for table in use_case.tables}
     kinds = (
         ("entity", ((spec.entity.name, spec.entity) for spec in use_case.features)),
         ("event log", ((spec.log.name, spec.log) for spec in use_case.features)),
@@ -173,7 +173,7 @@ def check_sql(use_case: UseCase) -> None:
             there.
     """
     where = f"use case {use_case.name!r}"
-    tables = {getattr(table, "name", table) for table in use_case.tables}
+    tables = {table.name for table in use_case.tables}
     yields: dict[str, set[str]] = {}
     for log in {spec.log.name: spec.log for spec in use_case.features}.values():
         yields[log.name] = _yields(f"{where}, event log {log.name!r}", log.sql, tables)

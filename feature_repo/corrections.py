@@ -90,6 +90,7 @@ def correct(
     first, last = find_spans(session, view, end)
     find_base(session, view, stored)
     rows = compute(session, view, Reach(first=first, last=last, spans=True), None)
+    session.connection.execute(f"drop view base_{view.name}")
     session.connection.register("fresh", rows)
     months, gone = _months(session, view, stored, (first, last), rows)
     return Corrected(months=months, state=_state(session, view, state), rows=rows.num_rows + gone)
@@ -176,16 +177,16 @@ def find_base(session: Session, view: FeatureView, stored: Table) -> None:
     files = sorted(table_files(stored), reverse=True)
     bind(connection, "stored", files[:1])
     connection.execute(
-        f"create or replace temp table base_{view.name} as "
-        "select *, 0::bigint as lo from stored where false"
+        "create or replace temp table base as select *, 0::bigint as lo from stored where false"
     )
+    connection.execute(f"create or replace temp view base_{view.name} as from base")
     start = 0
     while start < len(files):
         some = files[start : 2 * start + 2]
         bind(connection, "stored", some)
         connection.execute(
-            f"insert into base_{view.name} select stored.*, lo from stored join "
-            f"(from spans_{view.name} anti join base_{view.name} using ({keys}, lo)) as spans "
+            f"insert into base select stored.*, lo from stored join "
+            f"(from spans_{view.name} anti join base using ({keys}, lo)) as spans "
             f"using ({keys}) where {_tick(session)} < lo qualify row_number() over "
             f"(partition by {keys}, lo order by event_timestamp desc) = 1"
         )
@@ -200,7 +201,7 @@ def _without_base(session: Session, view: FeatureView) -> int:
     return int(
         session.connection.sql(
             f"select 1 from spans_{view.name} semi join state using ({keys}) "
-            f"anti join base_{view.name} using ({keys}, lo)"
+            f"anti join base using ({keys}, lo)"
         ).shape[0]
     )
 
@@ -211,19 +212,16 @@ def _months(
     """The changed months with ``fresh`` in the place of what the spans held, and how many rows
     those were."""
     connection, keys = session.connection, ", ".join(view.entity.keys)
-    near = {
-        month_of(path): path
-        for path in files_between(stored, *(tick * session.seconds for tick in reach))
-    }
-    bind(connection, "stored", list(near.values()))
+    near = files_between(stored, *(tick * session.seconds for tick in reach))
+    bind(connection, "stored", near)
     inside = _inside(session, view, "stored")
     held = connection.execute(
         f"select strftime(event_timestamp, '%Y-%m'), count(*) from stored where {inside} group by 1"
     ).fetchall()
     changed = {month for month, _ in held}
     changed |= set(by_month(rows, "event_timestamp")) if rows.num_rows else set()
-    files = [near[month] for month in changed if month in near]
-    bind(connection, "stored", files or list(near.values())[:1])
+    files = [path for path in near if month_of(path) in changed]
+    bind(connection, "stored", files or near[:1])
     whole = connection.sql(
         f"select * from stored where {bool(files)} and not {inside} union all by name from fresh "
         f"order by {keys}, event_timestamp"
@@ -238,7 +236,7 @@ def _state(session: Session, view: FeatureView, before: pa.Table) -> pa.Table:
 
     inside = _inside(session, view, "old")
     rows = session.connection.sql(
-        f"select * exclude (lo) from base_{view.name} as old where not {inside} "
+        f"select * exclude (lo) from base as old where not {inside} "
         f"union all by name select * from state as old where not {inside} "
         "union all by name from fresh"
     ).to_arrow_table()

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -59,7 +59,7 @@ def write_table(home: Home, name: str, table: pa.Table) -> Table:
 
 
 def write_parts(
-    home: Home, name: str, changed: Iterable[tuple[str, pa.Table]], kept: Sequence[Path] = ()
+    home: Home, name: str, changed: Iterable[tuple[str, pa.Table]], kept: Iterable[Path] = ()
 ) -> Table:
     """Store a table by parts: ``changed`` ones by their month (each once, at least one), written
     as they come, and ``kept`` ones of other months as links.
@@ -141,6 +141,11 @@ def table_files(table: Table) -> list[Path]:
             "'pyflyte run --overwrite-cache', which makes it anew"
         )
     return files
+
+
+def parts_of(table: Table) -> dict[str, Path]:
+    """The parts by their months; none of a table in one file."""
+    return {month_of(path): path for path in table_files(table) if Path(table.uri) != path}
 
 
 def files_between(table: Table, first: float, last: float) -> list[Path]:

@@ -25,10 +25,9 @@ from feature_repo.sql import Reach
 from feature_repo.tables import (
     Table,
     by_month,
-    month_of,
     named,
+    parts_of,
     read_table,
-    table_files,
     write_parts,
     write_table,
 )
@@ -93,7 +92,7 @@ def _update(
     if changes:
         corrected = correct(session, view, stored, corrected.state, then)
     advance = _Advance(session, view, stored, corrected, then, end)
-    table = write_parts(session.home, view.name, advance.parts(), table_files(stored))
+    table = write_parts(session.home, view.name, advance.parts(), parts_of(stored).values())
     new_state = write_table(session.home, f"state_{view.name}", advance.state)
     return table, new_state, (corrected.rows, advance.added, 0)
 
@@ -116,7 +115,7 @@ class _Advance:
         self.added = 0
         self._session, self._view = session, view
         self._months = dict(corrected.months)
-        self._files = {month_of(path): path for path in table_files(stored)}
+        self._files = parts_of(stored)
         self._span = (then + 1, end)
 
     def parts(self) -> Iterator[tuple[str, pa.Table]]:

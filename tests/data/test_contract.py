@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from feature_repo.checks import check_sql
-from feature_repo.contract import DerivedInput, Entity, FeatureSpec, RequestField, UseCase
+from feature_repo.contract import (
+    DerivedInput,
+    Entity,
+    FeatureSpec,
+    RawTable,
+    RequestField,
+    UseCase,
+)
 from feature_repo.errors import DeclarationError
 from feature_repo.registry import USE_CASES, get_use_case
 
@@ -154,7 +161,7 @@ def test_a_view_is_no_raw_table() -> None:
     """Entity and log name the view: it must not hide what the log reads."""
     log = replace(FIRST.log, name="status")
     spec = replace(FIRST, entity=Entity(name="flight", keys=("origin",)), log=log)
-    tables = (*FLIGHTS.tables, "flight_status")
+    tables = (*FLIGHTS.tables, RawTable(name="flight_status", key=("flight",)))
     refused(lambda: replace(FLIGHTS, features=(spec,), tables=tables), "'flight_status'", "raw")
 
 
