@@ -53,7 +53,7 @@ def confirm(
     ours = _sample(use_case, training_set, rows, seed)
     keys = sorted({key for view in use_case.views for key in view.entity.keys})
     asked = ours[["request_id", "tick", *keys]].rename(columns={"tick": "event_timestamp"})
-    with home.lock(f"feast-{use_case.name}"), _session_let_go():
+    with home.lock(f"feast-{use_case.name}"), session_let_go():
         store = open_store(home, use_case)
         service = apply(store, use_case, views)
         with _quiet():
@@ -65,7 +65,7 @@ def confirm(
 
 
 @contextmanager
-def _session_let_go() -> Iterator[None]:
+def session_let_go() -> Iterator[None]:
     """End the DuckDB session that Feast opens through ibis: left open, it is reported as leaked,
     in a page of lines, when the process ends."""
     import ibis

@@ -19,7 +19,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 
-from feature_repo.online_rows import OnlineRows, rows_at
+from feature_repo.online_rows import OnlineRows, open_rows
 from feature_repo.packed import STATE, RowFormat, microseconds, unpack_state
 
 Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -106,7 +106,7 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]
 
     def _store(self, config: RepoConfig) -> OnlineRows:
         if self._rows is None:
-            self._rows = rows_at(config.online_store.address, config.online_store.service)
+            self._rows = open_rows(config.online_store.address, config.online_store.service)
         return self._rows
 
 

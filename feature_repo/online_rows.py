@@ -62,10 +62,10 @@ class OnlineRows(Protocol):
 
 def rows_of(home: Home, use_case: UseCase) -> OnlineRows:
     """The online rows of a use case's declaration, where the environment says."""
-    return rows_at(online_store(home), use_case.service)
+    return open_rows(online_store(home), use_case.service)
 
 
-def rows_at(address: str, service: str) -> OnlineRows:
+def open_rows(address: str, service: str) -> OnlineRows:
     """The online rows of a feature service at a Redis URL or in a folder."""
     if "://" in address:
         from feature_repo.redis_rows import RedisRows

@@ -10,8 +10,9 @@ from flytekit import task
 from feature_repo.registry import get_use_case
 from feature_repo.store import Materialisation
 from feature_repo.tables import Table
+from tasks.parity import check_parity
 from tasks.resources import DATA
-from tasks.steps import step
+from tasks.steps import StepLog, step
 from tasks.types import State, Step
 
 if TYPE_CHECKING:
@@ -32,14 +33,13 @@ def materialise_online(
     state: State, use_case: str, views: list[Table], training_set: Table, passed: bool
 ) -> Materialised:
     """Fill the online store as of the last tick of the test part with at least twenty requests,
-    so that history can be asked and compared.
+    so that history can be asked and compared; online must equal offline.
 
     A run whose model was refused leaves the store to the champion, which answers from it.
     """
     with step("materialise") as s:
         if passed:
-            online = fill(state.home(), use_case, views, last_busy_tick(training_set))
-            s.say(describe(online))
+            online = fill(state.home(), use_case, views, last_busy_tick(training_set), s)
         else:
             online = Materialisation(tick="", rows=0, written=0, deleted=0, store="")
             s.say("refused by the gate: the store stays as it is")
@@ -50,30 +50,34 @@ def materialise_online(
 def materialise_as_of(
     state: State, use_case: str, views: list[Table], as_of: datetime
 ) -> Materialised:
-    """Fill the online store as of the last tick at or before ``as_of``: what a schedule does."""
+    """Fill the online store as of the last tick at or before ``as_of``: what a schedule does.
+
+    Raises:
+        SkewError: what is read online differs from the offline rows.
+    """
     with step("materialise") as s:
-        online = fill(state.home(), use_case, views, as_of)
-        s.say(describe(online))
+        online = fill(state.home(), use_case, views, as_of, s)
     return Materialised(online, s.record)
 
 
-def fill(home: Home, use_case: str, views: list[Table], until: datetime) -> Materialisation:
-    """Write each entity's last row as of one tick; a reader sees the old store or the new one.
+def fill(
+    home: Home, use_case: str, views: list[Table], until: datetime, log: StepLog
+) -> Materialisation:
+    """Write each entity's last row as of one tick, and compare what is read with what is stored.
 
     A release compares a server with this store, so none is under way meanwhile.
     """
     from feature_repo.store import materialise
 
+    declared = get_use_case(use_case)
     with home.lock(f"release-{use_case}"):
-        return materialise(home, get_use_case(use_case), views, until)
-
-
-def describe(online: Materialisation) -> str:
-    """What the materialisation did, in words."""
-    return (
-        f"{online.rows:,} entity rows as of {online.tick}, {online.written:,} of them written, "
-        f"{online.deleted:,} others deleted"
-    )
+        online = materialise(home, declared, views, until)
+        log.say(
+            f"{online.rows:,} entity rows as of {online.tick}, {online.written:,} of them "
+            f"written, {online.deleted:,} others deleted"
+        )
+        log.say(check_parity(home, declared, views).describe())
+    return online
 
 
 def last_busy_tick(training_set: Table) -> datetime:

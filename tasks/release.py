@@ -39,6 +39,7 @@ from serving.releases import write_current
 from serving.statements import Statement, write_statement
 from tasks import ledger
 from tasks.materialise import last_busy_tick
+from tasks.parity import check_parity
 from tasks.probe import Probed, probe, sample_requests
 from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
 from tasks.steps import StepLog, step
@@ -92,7 +93,7 @@ def release(
     the step for a released model starts no server and changes nothing.
 
     Raises:
-        SkewError: a served answer differs from the offline one.
+        SkewError: a served answer differs from the offline one, or an online row does.
         StateError: the server did not become ready, or the store has no request to compare.
         CertificateError: the model's certificate does not hold.
     """
@@ -105,6 +106,7 @@ def release(
         with home.lock(f"release-{use_case}"):
             # Another run may have filled the store since; the lock keeps it as it is from here.
             materialise(home, declared, views, last_busy_tick(training_set))
+            log.say(check_parity(home, declared, views).describe())
             made = release_model(home, declared, Path(model_dir), training_set, probes, log)
     return Released(made, log.record)
 

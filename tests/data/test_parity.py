@@ -1,0 +1,215 @@
+"""The parity gate, and Feast's own SDK, over both stores filled from a real year."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from conftest import Year
+
+from feature_repo.confirm import session_let_go
+from feature_repo.errors import SkewError, SourceError, StateError
+from feature_repo.home import Home
+from feature_repo.online_rows import rows_of
+from feature_repo.packed import STATE
+from feature_repo.repo import apply, open_store
+from feature_repo.store import materialise, pack_rows, push
+from feature_repo.tables import named, read_table, write_table
+from serving.online import OnlineStore
+from tasks.materialise import fill
+from tasks.parity import check_parity
+from tasks.steps import StepLog
+
+UNTIL = datetime(2013, 7, 1, 18, 0, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+VIEW = "station_observations"
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A home of its own with an empty online store of either kind."""
+    if request.param == "redis":
+        monkeypatch.setenv("AIRWORTHY_ONLINE_STORE", request.getfixturevalue("redis_url"))
+    return Home(root=tmp_path)
+
+
+@pytest.fixture
+def filled(place: Home, weather_year: Year) -> Home:
+    """The same, materialised on a summer evening."""
+    materialise(place, weather_year.use_case, weather_year.views, UNTIL)
+    return place
+
+
+def row(year: Year, temp: float | None = None, hours: float = 0, known: float = 0) -> pa.Table:
+    """JFK's stored row of ``UNTIL`` less ``hours``, told anew: with another temperature, and
+    known so many hours after it."""
+    table = read_table(named(year.views, VIEW))
+    event = UNTIL - hours * HOUR
+    mine = pc.and_(pc.equal(table["origin"], "JFK"), pc.equal(table["event_timestamp"], event))
+    frame = table.filter(mine).to_pandas()
+    assert len(frame) == 1
+    frame["created_timestamp"] = pd.Timestamp(event + known * HOUR)
+    if temp is not None:
+        frame["temp"] = temp
+    return pa.Table.from_pandas(frame, table.schema, preserve_index=False)
+
+
+def served(home: Home, year: Year) -> float:
+    """JFK's temperature as the server reads it."""
+    store = OnlineStore(rows_of(home, year.use_case), year.use_case)
+    return float(store.read([{"origin": "JFK"}]).columns["temp"][0])
+
+
+def feast(home: Home, year: Year) -> Any:
+    """Feast's own store of the home, as its SDK opens it."""
+    store = open_store(home, year.use_case)
+    apply(store, year.use_case, year.views)
+    return store
+
+
+def test_each_materialisation_is_compared_and_reported(place: Home, weather_year: Year) -> None:
+    log = StepLog("materialise")
+    made = fill(place, "weather", weather_year.views, UNTIL, log)
+    assert (made.rows, made.written, made.deleted) == (6, 6, 0)
+    assert log.record.message.endswith("values, 0 mismatches")
+    (path,) = (place.root / "reports" / "parity" / "weather").iterdir()
+    assert path.name == "2013-07-01T1800Z.json"
+    report = json.loads(path.read_text())
+    assert report["tick"] == "2013-07-01T18:00:00+00:00"
+    views = {(v["reader"], v["view"]): v for v in report["views"]}
+    assert set(views) == {
+        (r, v.name) for r in ("server", "Feast") for v in weather_year.use_case.views
+    }
+    for view in views.values():
+        assert (view["rows"], view["found"], view["mismatches"]) == (8, 3, 0)
+        assert 0 <= view["ages_minutes"][0] <= view["ages_minutes"][2] <= 2 * 24 * 60
+    again = fill(place, "weather", weather_year.views, UNTIL, log)
+    assert (again.rows, again.written, again.deleted) == (6, 0, 0)
+    later = fill(place, "weather", weather_year.views, UNTIL + 48 * HOUR, log)
+    assert (later.rows, later.written, later.deleted) == (6, 6, 0)
+
+
+def test_one_value_that_differs_is_refused_and_reported(filled: Home, weather_year: Year) -> None:
+    """A value, a row too many, a row too few: each is seen by both readers; a new
+    materialisation heals the store."""
+    year, store = weather_year, rows_of(filled, weather_year.use_case)
+    view = {v.name: v for v in year.use_case.views}[VIEW]
+    ((key, value),) = pack_rows(view, row(year, temp=999.0, known=1)).items()
+    (state,) = store.get([STATE])
+    assert state is not None
+    store.put([(key, value)])
+    with pytest.raises(SkewError, match=r"2 mismatches.*station_observations\.temp of .*JFK.*999"):
+        check_parity(filled, year.use_case, year.views)
+    (path,) = (filled.root / "reports" / "parity" / "weather").iterdir()
+    assert sum(v["mismatches"] for v in json.loads(path.read_text())["views"]) == 2
+    healed = materialise(filled, year.use_case, year.views, UNTIL)
+    assert (healed.written, healed.deleted) == (1, 0)
+    assert check_parity(filled, year.use_case, year.views).total("mismatches") == 0
+    store.replace({key: value}, state)
+    with pytest.raises(SkewError, match="nan for the server"):
+        check_parity(filled, year.use_case, year.views)
+
+
+def test_the_store_must_be_of_the_views(filled: Home, weather_year: Year) -> None:
+    """One thousandth in one feature of the offline table is a difference in every station."""
+    table = read_table(named(weather_year.views, VIEW))
+    at = table.schema.get_field_index("temp")
+    moved = table.set_column(at, table.schema.field(at), pc.add(table["temp"], 0.001))
+    views = [v for v in weather_year.views if v.name != VIEW] + [write_table(filled, VIEW, moved)]
+    with pytest.raises(SkewError, match="6 mismatches"):
+        check_parity(filled, weather_year.use_case, views)
+
+
+def through_us(home: Home, year: Year, rows: pa.Table) -> None:
+    """Our own push."""
+    push(home, year.use_case, VIEW, rows)
+
+
+def through_feast(home: Home, year: Year, rows: pa.Table) -> None:
+    """Feast's SDK, by the view's name."""
+    feast(home, year).write_to_online_store(VIEW, rows.to_pandas())
+
+
+def through_its_push_source(home: Home, year: Year, rows: pa.Table) -> None:
+    """Feast's SDK, by the push source's name."""
+    feast(home, year).push(f"{VIEW}_push", rows.to_pandas())
+
+
+@pytest.mark.parametrize("told", [through_us, through_feast, through_its_push_source])
+def test_a_late_event_counts_only_when_it_is_newer(
+    filled: Home, weather_year: Year, told: Any
+) -> None:
+    year = weather_year
+    true = served(filled, year)
+    told(filled, year, row(year, temp=1.0, hours=1, known=9))  # an earlier event, known later
+    assert served(filled, year) == true
+    told(filled, year, row(year, temp=2.0, known=2))
+    told(filled, year, row(year, temp=3.0, known=1))
+    assert served(filled, year) == 2.0
+    with pytest.raises(StateError, match="after the online store's own"):
+        told(filled, year, row(year, temp=4.0, hours=-1))
+    assert served(filled, year) == 2.0
+
+
+def test_a_push_of_bad_rows_says_what_is_wrong(filled: Home, weather_year: Year) -> None:
+    year, good = weather_year, row(weather_year)
+    assert push(filled, year.use_case, VIEW, good).written == 0
+    with pytest.raises(StateError, match=r"no feature view 'stations'; it has \['station_obs"):
+        push(filled, year.use_case, "stations", good)
+    with pytest.raises(SourceError, match="column 'temp' breaks the rule"):
+        push(filled, year.use_case, VIEW, row(year, temp=1e6))
+    nobody = good.set_column(0, good.schema.field(0), pa.array([None], pa.string()))
+    with pytest.raises(SourceError, match="'origin'"):
+        push(filled, year.use_case, VIEW, nobody)
+
+
+def test_feast_materialises_the_same_bytes(place: Home, weather_year: Year) -> None:
+    """Its own materialisation, asked for the same interval, leaves the rows that ours does."""
+    year, store = weather_year, rows_of(place, weather_year.use_case)
+    keys = [
+        key
+        for view in year.use_case.views
+        for key in pack_rows(view, read_table(named(year.views, view.name)))
+    ]
+    sdk = feast(place, year)
+    with session_let_go():
+        sdk.materialize(datetime(2013, 1, 1, tzinfo=timezone.utc), UNTIL)
+    theirs = store.get(keys)
+    assert len(theirs) == 6
+    assert None not in theirs
+    sdk.teardown()
+    assert store.get([STATE, *keys]) == [None] * 7
+    materialise(place, year.use_case, year.views, UNTIL)
+    assert store.get(keys) == theirs
+
+
+def test_the_sdk_reads_what_the_server_reads(filled: Home, weather_year: Year) -> None:
+    """Known and unknown entities, nulls, and a row older than its ttl."""
+    year = weather_year
+    much_later = UNTIL + timedelta(days=400)
+    asked = [{"origin": name} for name in ("JFK", "LGA", "EWR", "XXX", "JFK")]
+    for until in (UNTIL, much_later):
+        materialise(filled, year.use_case, year.views, until)
+        rows = OnlineStore(rows_of(filled, year.use_case), year.use_case).read(asked)
+        answer = (
+            feast(filled, year)
+            .get_online_features(
+                features=open_store(filled, year.use_case).get_feature_service(
+                    year.use_case.service
+                ),
+                entity_rows=asked,
+            )
+            .to_dict()
+        )
+        for name, column in rows.columns.items():
+            np.testing.assert_array_equal(np.array(answer[name], dtype=float), column)
+        assert np.isnan(rows.columns["temp"]).tolist() == [until is much_later] * 3 + [True] + [
+            until is much_later
+        ]
