@@ -20,7 +20,7 @@ from serving.manifest_rules import DEPLOYMENT_MODE, SUBJECT, check_rules
 
 if TYPE_CHECKING:
     from kserve import V1beta1PredictorSpec
-    from kubernetes.client import V1Container, V1Probe, V1Volume
+    from kubernetes.client import V1Container, V1EnvVar, V1Probe, V1Volume
 
 MODEL_MOUNT = "/mnt/models"  # where KServe's storage initialiser puts the model directory
 HOME_MOUNT = "/var/lib/airworthy"
@@ -131,7 +131,10 @@ def _container(deployment: Deployment) -> V1Container:
             "--use-case", deployment.use_case, "--model-dir", MODEL_MOUNT,
             "--port", str(PORT),
         ],
-        env=[k.V1EnvVar(name=name, value=value) for name, value in environment.items()],
+        env=[
+            *(k.V1EnvVar(name=name, value=value) for name, value in environment.items()),
+            _online_store(),
+        ],
         ports=[k.V1ContainerPort(container_port=PORT, name="http1", protocol="TCP")],
         resources=k.V1ResourceRequirements(
             requests=dict(deployment.requests), limits=dict(deployment.limits)
@@ -162,6 +165,16 @@ def _probe(path: str, *, period: int, failures: int) -> V1Probe:
         period_seconds=period,
         timeout_seconds=2,
         failure_threshold=failures,
+    )
+
+
+def _online_store() -> V1EnvVar:
+    """Redis's URL, which may hold a password; without the secret, the home's sqlite file."""
+    from kubernetes import client as k
+
+    secret = k.V1SecretKeySelector(name="airworthy-online-store", key="url", optional=True)
+    return k.V1EnvVar(
+        name="AIRWORTHY_ONLINE_STORE", value_from=k.V1EnvVarSource(secret_key_ref=secret)
     )
 
 

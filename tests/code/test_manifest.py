@@ -59,7 +59,8 @@ def keys(value: Any) -> list[str]:
 def test_the_pod_verifies_with_keys_of_a_secret_and_no_development_key(good: Manifest) -> None:
     predictor = good["spec"]["predictor"]
     (container,) = predictor["containers"]
-    environment = {e["name"]: e["value"] for e in container["env"]}
+    environment = {e["name"]: e.get("value") for e in container["env"]}
+    assert environment["AIRWORTHY_ONLINE_STORE"] is None  # a secret's, where there is one
     volumes = {v["name"]: v for v in predictor["volumes"]}
     mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
     assert mounts[environment["AIRWORTHY_TRUSTED_KEYS"]]["readOnly"] is True
