@@ -19,6 +19,7 @@ from serving_helpers import certified_model
 from feature_repo.engine import compute_views
 from feature_repo.errors import StateError
 from feature_repo.home import Home
+from feature_repo.store import materialise
 from feature_repo.tables import Table, named, read_table, write_table
 from serving.loading import load_service
 from serving.predictions import Prediction, PredictionLog, new_id, since
@@ -26,7 +27,6 @@ from serving.requests import instance_of
 from serving.skew import SkewReport, measure
 from serving.telemetry import Telemetry
 from tasks.ledger import own_trust
-from tasks.materialise import fill
 
 TICK = datetime(2013, 5, 3, 12, 0, tzinfo=timezone.utc)
 END = datetime(2014, 1, 1, tzinfo=timezone.utc)
@@ -42,7 +42,7 @@ def answered(weather_year: Year, tmp_path_factory: pytest.TempPathFactory) -> Ho
     """A home in which a real service answered six questions from a real store."""
     home, use_case = Home(root=tmp_path_factory.mktemp("skew")), weather_year.use_case
     folder, _ = certified_model(home, use_case)
-    fill(home, use_case.name, weather_year.views, TICK)
+    materialise(home, use_case, weather_year.views, TICK)
     telemetry = Telemetry(use_case.name, "1.0.0", CollectorRegistry())
     service = load_service(home, use_case, folder, trust=own_trust(home), telemetry=telemetry)
     origins = ("EWR", "JFK", "LGA", "XXX")
