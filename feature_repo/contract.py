@@ -237,6 +237,7 @@ class UseCase:
     stale_policy: Literal["refuse", "serve"] = "refuse"
     quarantine_limit: float = 0.05
     threshold: float = 0.5
+    retention: timedelta = timedelta(days=90)
     model: ModelBuilder | None = None
     schemas: Callable[[], Mapping[str, Any]] | None = None
 

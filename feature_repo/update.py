@@ -52,15 +52,15 @@ def update_views(
     home: Home, use_case: UseCase, tables: list[Table], before: Built | None, until: datetime | None
 ) -> Updated:
     """Bring every feature view to the raw ``tables`` and to ``until``; equal, byte for byte, to
-    computing it from the start. ``until=None``: as far as the data reach.
+    computing it from the start. ``until=None``: as far as the data reach; never back in time.
 
     Raises:
         SourceError: a value outside its declared bounds, or a key twice.
     """
     known = before.zones if before else None
     session = open_session(home, use_case, tables, known)
-    end = last_tick(session, until)
-    if before is None or before.until > end * session.seconds:
+    end = max(last_tick(session, until), before.until // session.seconds if before else 0)
+    if before is None:
         built = build_views(home, use_case, tables, until)
         return Updated(built, 0, sum(view.rows for view in built.views), len(built.views))
     for table in tables:

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 FEATURE_CODE = (
     "feature_repo.contract",
+    "feature_repo.corrections",
     "feature_repo.engine",
+    "feature_repo.offline",
     "feature_repo.schemas",
     "feature_repo.sql",
     "feature_repo.tables",
+    "feature_repo.update",
     "feature_repo.zones",
 )
 LIBRARIES = ("duckdb", "pandera", "polars", "pyarrow", "sqlglot")
@@ -60,17 +63,38 @@ class Confirmed(NamedTuple):
     cache=code_cache(*FEATURE_CODE, libraries=LIBRARIES),
     requests=DATA,
     retries=2,
-    timeout=timedelta(hours=1),
+    timeout=timedelta(hours=4),
 )
-def build_features(state: State, use_case: str, declaration: str, tables: list[Table]) -> Features:
-    """Compute every feature view of the use case from its raw tables."""
-    from feature_repo.engine import compute_views
+def build_features(
+    state: State,
+    use_case: str,
+    declaration: str,
+    tables: list[Table],
+    quarantine: Table,
+    rows_read: int,
+    as_of: datetime | None = None,
+) -> Features:
+    """Bring every feature view of the use case to its raw tables, as a version of the offline
+    store: what the version before has already is not computed again.
+
+    Args:
+        state: home of all state.
+        use_case: name in ``feature_repo.registry``.
+        declaration: digest of the use case's declaration and code.
+        tables: clean raw tables.
+        quarantine: rows that broke their contract; kept with the version.
+        rows_read: rows in the raw files; kept with the version.
+        as_of: compute the ticks up to this instant; without it, as far as the data reach.
+    """
+    from feature_repo.offline import update
 
     declared = get_use_case(use_case)
     with step("features") as s:
-        views = compute_views(state.home(), declared, tables)
-        rows = sum(view.rows for view in views)
-        s.say(f"{len(declared.features)} features in {len(views)} views, {rows:,} rows")
+        version = update(
+            state.home(), declared, tables, until=as_of, quarantine=quarantine, rows_read=rows_read
+        )
+        views = version.built.views
+        s.say(f"{len(declared.features)} features in {len(views)} views, {version.summary}")
     return Features(views, s.record)
 
 

@@ -73,7 +73,12 @@ def lifecycle(
         config: hyper-parameters.
     """
     features = build_features(
-        state=state, use_case=use_case, declaration=declaration, tables=tables
+        state=state,
+        use_case=use_case,
+        declaration=declaration,
+        tables=tables,
+        quarantine=quarantine,
+        rows_read=rows_read,
     )
     training = build_training_set(
         state=state,

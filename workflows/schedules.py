@@ -96,6 +96,9 @@ def refresh_flights_features(kickoff_time: datetime, source: str) -> None:
         use_case="flights",
         declaration=opened.declaration,
         tables=data.tables,
+        quarantine=data.quarantine,
+        rows_read=data.rows_read,
+        as_of=kickoff_time,
     )
     online = materialise_as_of(
         state=opened.state, use_case="flights", views=features.views, as_of=kickoff_time

@@ -1,0 +1,217 @@
+"""The offline store: every version of a feature service's tables, readable as it was.
+
+A version is one JSON file, ``offline/<service>/<number>.json``, that names content-addressed
+tables. It is written last, under the service's lock, and never changed: a reader sees one whole
+version or another, and two instants are asked of it, that of the facts (``until``, the ticks) and
+that of the record (``created``). A killed writer leaves at most tables that nothing names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from feature_repo.contract import UseCase
+from feature_repo.engine import Built
+from feature_repo.errors import StateError
+from feature_repo.home import Home, write_atomically
+from feature_repo.tables import Table, table_files
+from feature_repo.update import update_views
+from feature_repo.zones import Zone, Zones
+
+CODE = ("contract", "corrections", "engine", "schemas", "sql", "tables", "update", "zones")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version:
+    """One version of a feature service.
+
+    ``created`` is the wall clock's instant; ``code`` the digest of the engine that computed it:
+    another engine starts anew. ``corrected``, ``added``, ``rebuilt``: see ``update.Updated``.
+    ``quarantine`` and ``rows_read`` are the ingestion's (a stream has none). ``offset``: how many
+    messages of the stream are in it.
+    """
+
+    number: int
+    created: datetime
+    use_case: str
+    service: str
+    code: str
+    built: Built
+    corrected: int
+    added: int
+    rebuilt: int
+    quarantine: Table | None
+    rows_read: int
+    offset: int
+
+    @property
+    def until(self) -> datetime:
+        """The last tick; aware, UTC."""
+        return datetime.fromtimestamp(self.built.until, tz=timezone.utc)
+
+    @property
+    def summary(self) -> str:
+        """What it holds and what it cost, in words."""
+        rows = sum(view.rows for view in self.built.views)
+        return (
+            f"{rows:,} rows up to {self.until:%Y-%m-%d %H:%M}Z: version {self.number}, "
+            f"{self.added:,} rows added, {self.corrected:,} corrected"
+            + (f", {self.rebuilt} views computed from the start" if self.rebuilt else "")
+        )
+
+    @property
+    def tables(self) -> list[Table]:
+        """Every table that it names."""
+        more = [self.quarantine] if self.quarantine else []
+        return [*self.built.tables, *self.built.views, *self.built.states, *more]
+
+
+def update(
+    home: Home,
+    use_case: UseCase,
+    tables: list[Table],
+    *,
+    until: datetime | None = None,
+    quarantine: Table | None = None,
+    rows_read: int = 0,
+    offset: int = 0,
+) -> Version:
+    """The next version, of the raw ``tables`` as they are now; the newest one where it is that.
+
+    Its ticks go up to ``until``, or as far as the data and the version before reach.
+
+    Raises:
+        SourceError: a value outside its declared bounds, or a key twice.
+    """
+    with home.lock(f"offline-{use_case.service}"):
+        last = head(home, use_case)
+        before = last.built if last and last.code == engine_code() else None
+        made = update_views(home, use_case, tables, before, until)
+        if last and made.built == before and (last.quarantine, last.offset) == (quarantine, offset):
+            return last
+        version = Version(
+            number=last.number + 1 if last else 1, created=datetime.now(timezone.utc),
+            use_case=use_case.name, service=use_case.service, code=engine_code(),
+            built=made.built, corrected=made.corrected, added=made.added, rebuilt=made.rebuilt,
+            quarantine=quarantine, rows_read=rows_read, offset=offset,
+        )  # fmt: skip
+        record = json.dumps(asdict(version), default=str).encode()
+        write_atomically(_folder(home, use_case.service) / f"{version.number:08d}.json", record)
+    return version
+
+
+def head(home: Home, use_case: UseCase) -> Version | None:
+    """The newest version of the use case's service; None before the first."""
+    files = _files(home, use_case.service)
+    return _read(files[-1]) if files else None
+
+
+def versions(home: Home, use_case: UseCase) -> list[Version]:
+    """Every kept version, oldest first."""
+    return [_read(path) for path in _files(home, use_case.service)]
+
+
+def as_of(home: Home, use_case: UseCase, created: datetime) -> Version:
+    """The version that was the newest at ``created`` (aware).
+
+    Raises:
+        StateError: there was none, or it is no longer kept.
+    """
+    kept = versions(home, use_case)
+    found = [version for version in kept if version.created <= created]
+    if not found:
+        since = f"the oldest kept one is of {kept[0].created.isoformat()}" if kept else "none is"
+        raise StateError(
+            f"{use_case.service}: no version of {created.isoformat()} is kept ({since}); ask for "
+            "a later time, or run the use case's workflow"
+        )
+    return found[-1]
+
+
+def prune(home: Home, use_case: UseCase, now: datetime) -> list[Version]:
+    """Forget the versions older than ``UseCase.retention``, but never the newest; their tables go
+    with the next clean-up, unless something else names them. Returns the forgotten ones."""
+    with home.lock(f"offline-{use_case.service}"):
+        old = [v for v in versions(home, use_case)[:-1] if now - v.created > use_case.retention]
+        for version in old:
+            (_folder(home, use_case.service) / f"{version.number:08d}.json").unlink()
+    return old
+
+
+def sizes(kept: list[Version]) -> list[int]:
+    """Bytes that each version added to those before it: parts that it does not share."""
+    seen: set[int] = set()
+    added = []
+    for version in kept:
+        stats = [path.stat() for table in version.tables for path in table_files(table)]
+        fresh = {stat.st_ino: stat.st_size for stat in stats if stat.st_ino not in seen}
+        seen |= set(fresh)
+        added.append(sum(fresh.values()))
+    return added
+
+
+def report(home: Home, use_case: UseCase) -> str:
+    """The kept versions as a table: number, when, up to which tick, rows, megabytes."""
+    kept = versions(home, use_case)
+    if not kept:
+        return f"{use_case.service}: no version yet; run the use case's workflow"
+    lines = [
+        f"{'version':>7}  {'created (UTC)':<19}  {'until (UTC)':<16}  {'rows':>11}  {'added':>10}  "
+        f"{'corrected':>9}  {'new MB':>7}"
+    ]
+    added = sizes(kept)
+    for version, size in zip(kept, added, strict=True):
+        rows = sum(view.rows for view in version.built.views)
+        lines.append(
+            f"{version.number:>7}  {version.created:%Y-%m-%d %H:%M:%S}  "
+            f"{version.until:%Y-%m-%d %H:%M}  {rows:>11,}  {version.added:>10,}  "
+            f"{version.corrected:>9,}  {size / 1e6:>7,.1f}"
+        )
+    return "\n".join([
+        f"{use_case.service}: {len(kept)} versions, {sum(added) / 1e6:,.1f} MB, kept for "
+        f"{use_case.retention / timedelta(days=1):g} days", *lines,
+    ])  # fmt: skip
+
+
+def engine_code() -> str:
+    """Digest of the code that computes views, and of DuckDB's version."""
+    from importlib.metadata import version
+
+    digest = hashlib.sha256(version("duckdb").encode())
+    for module in CODE:
+        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _folder(home: Home, service: str) -> Path:
+    return home.path("offline", service, "x").parent
+
+
+def _files(home: Home, service: str) -> list[Path]:
+    return sorted((home.root / "offline" / service).glob("[0-9]*.json"))
+
+
+def _read(path: Path) -> Version:
+    try:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        built = record.pop("built")
+        lists = {name: [Table(**t) for t in built[name]] for name in ("tables", "views", "states")}
+        zones: dict[str, Zones] = {
+            log: {file: Zone(*zone) for file, zone in files.items()}
+            for log, files in built["zones"].items()
+        }
+        quarantine = record.pop("quarantine")
+        return Version(
+            **(record | {"created": datetime.fromisoformat(record["created"])}),
+            built=Built(until=built["until"], zones=zones, **lists),
+            quarantine=Table(**quarantine) if quarantine else None,
+        )
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise StateError(
+            f"{path} is damaged ({exc}); remove it: the version before it becomes the newest"
+        ) from exc
