@@ -80,12 +80,12 @@ def parse_entity(text: str, use_case: UseCase) -> dict[str, str]:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value) or key in entity:
             raise RequestError(
-                422, "entity", f"{part!r} is not one key=value of its own; write, for example, "
+                422, "entities", f"{part!r} is not one key=value of its own; write, for example, "
                 f"'{known[0]}=…,{known[-1]}=…'",
             )  # fmt: skip
         if key not in known:
             raise RequestError(
-                422, "entity", f"use case {use_case.name!r} has no entity key {key!r}; it has "
+                422, "entities", f"use case {use_case.name!r} has no entity key {key!r}; it has "
                 + ", ".join(known),
             )  # fmt: skip
         entity[key] = value
@@ -113,7 +113,7 @@ def explain(
     wanted = [v for v in use_case.views if set(v.entity.keys) <= set(entity)]
     if not wanted:
         raise RequestError(
-            422, "entity", f"{', '.join(entity)} is not the whole key of any entity; give one of "
+            422, "entities", f"{', '.join(entity)} is not the whole key of any entity; give one of "
             + "; ".join(sorted({", ".join(v.entity.keys) for v in use_case.views})),
         )  # fmt: skip
     with connect(tables) as session:

@@ -111,6 +111,21 @@ def head(home: Home, use_case: UseCase) -> Version | None:
     return _read(files[-1]) if files else None
 
 
+def newest(home: Home, use_case: UseCase) -> Version:
+    """The newest version of the use case's service.
+
+    Raises:
+        StateError: there is none yet.
+    """
+    version = head(home, use_case)
+    if version is None:
+        raise StateError(
+            f"{use_case.service}: no version of the features in {home.root} yet; run the use "
+            "case's workflow, or set AIRWORTHY_HOME to the home that has one"
+        )
+    return version
+
+
 def versions(home: Home, use_case: UseCase) -> list[Version]:
     """Every kept version, oldest first."""
     return [_read(path) for path in _files(home, use_case.service)]

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from feature_repo import offline
 from feature_repo.contract import FeatureSpec, FeatureView, UseCase
 from feature_repo.errors import AirworthyError
 from feature_repo.freshness import Freshness, measure
 from feature_repo.home import Home
 from feature_repo.lineage import tables_of
+from feature_repo.offline import Version
 from feature_repo.profile import profile
-from feature_repo.tables import Table, named
+from feature_repo.tables import Table, named, read_table
 from serving.artifact import MODEL_JSON
 from tasks import ledger
 from tasks.dataset_text import DatasetFacts, VersionLine, page_of, unread
+from tasks.quarantine import quarantine_counts
 
 if TYPE_CHECKING:
     from pandera import Check
@@ -42,6 +45,48 @@ class Stored:
     as_of: datetime
     quarantine: Mapping[str, Any]
     versions: Lines
+
+
+def stored_now(home: Home, use_case: UseCase) -> Stored:
+    """The newest version of the offline store, with what the ones before it say of the same data.
+
+    Raises:
+        StateError: there is no version yet.
+    """
+    now = offline.newest(home, use_case)
+    kept = offline.versions(home, use_case)
+    broken = {v.number: quarantine_counts(read_table(v.quarantine)) for v in kept if v.quarantine}
+    versions = {
+        table.name: [
+            _line(version, named([*version.built.tables, *version.built.views], table.name), broken)
+            for version in kept
+        ]
+        for table in (*now.built.tables, *now.built.views)
+    }
+    return Stored(
+        tables=now.built.tables,
+        views=now.built.views,
+        as_of=now.until,
+        quarantine=broken[max(broken)] if broken else {},
+        versions=versions,
+    )
+
+
+def _line(version: Version, table: Table, broken: Mapping[int, Mapping[str, Any]]) -> VersionLine:
+    checks = broken[version.number]["checks"] if version.number in broken else None
+    return VersionLine(
+        number=version.number,
+        created=f"{version.created:%Y-%m-%d %H:%M:%S} UTC",
+        until=_iso(version.until),
+        rows=table.rows,
+        digest=table.digest,
+        quarantined=None if checks is None else _rows_of(checks, table.name),
+    )
+
+
+def _rows_of(checks: Sequence[Mapping[str, Any]], table: str) -> int:
+    """Rows that broke a rule of a table; one that broke two counts twice."""
+    return sum(check["rows"] for check in checks if check["table"] == table)
 
 
 def gather(home: Home, use_case: UseCase, stored: Stored) -> list[DatasetFacts]:

@@ -18,7 +18,7 @@ def told(explanation: Explanation, newest: int) -> str:
         f"{case.name}, {', '.join(f'{k}={v}' for k, v in explanation.entity.items())}, asked at "
         f"{_iso(explanation.at)}",
         f"reads tick {_iso(explanation.tick)}: the last one at least {_span(case.lag)} before "
-        f"(ticks of {_span(case.tick)}); an event belongs to the first tick after it is known",
+        f"(ticks of {_span(case.tick)}); an event belongs to the first tick from when it is known",
     ]
     for view in explanation.views:
         lines += ["", *_view(view, explanation.tick, newest)]
@@ -38,10 +38,11 @@ def _view(view: ExplainedView, tick: datetime, newest: int) -> Iterator[str]:
         for feature in together:
             yield f"  {feature.spec.name} = {_feature(feature, tick)}"
         columns = dict.fromkeys(n for f in together for n in _columns(f.spec))
-        yield from _events(events, list(columns), newest, "events")
+        title = "event" if len(events) == 1 else "events"
+        yield from _events(events, list(columns), newest, title)
     if view.unseen:
         columns = dict.fromkeys(n for f in view.features for n in _columns(f.spec))
-        title = "events had happened, but were not yet known at the tick"
+        title = "that had happened, but were not yet known at the tick"
         yield from _events(view.unseen, list(columns), newest, title)
 
 

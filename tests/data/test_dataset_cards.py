@@ -14,14 +14,16 @@ import pytest
 from conftest import Year
 from serving_helpers import certified_model
 
-from feature_repo.errors import AirworthyError
+from feature_repo import offline
+from feature_repo.errors import AirworthyError, StateError
 from feature_repo.home import Home
 from feature_repo.profile import profile
 from feature_repo.tables import named, write_table
 from tasks import ledger
-from tasks.dataset_cards import pages, write_pages
-from tasks.dataset_facts import Stored, gather, models_of
+from tasks.dataset_cards import pages, write_cards, write_pages
+from tasks.dataset_facts import Stored, gather, models_of, stored_now
 from tasks.dataset_text import DatasetFacts, VersionLine, refuse_empty
+from workflows.features import cards
 
 END = datetime(2013, 12, 31, 18, 45, tzinfo=timezone.utc)
 PNG = re.compile(r'<img [^>]*src="data:image/png;base64,([^"]+)"')
@@ -97,6 +99,34 @@ def test_pictures_lie_in_the_pages(made: dict[str, str]) -> None:
 def test_the_same_data_make_the_same_bytes(weather_year: Year, made: dict[str, str]) -> None:
     again = gather(weather_year.home, weather_year.use_case, stored(weather_year))
     assert pages(weather_year.use_case, again) == made
+
+
+def test_the_workflow_tells_every_version(
+    weather_year: Year, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the newest version, with the quarantine of each ingestion before it."""
+    monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path))
+    home, use_case = Home(root=tmp_path), weather_year.use_case
+    with pytest.raises(StateError, match="no version of the features"):
+        write_cards(use_case="weather")
+    for rows in (2, 1):
+        bad = pa.table({"table": ["weather"] * rows, "row": range(rows), "column": ["temp"] * rows,
+                        "check": ["in_range(-60, 135)"] * rows})  # fmt: skip
+        offline.update(
+            home, use_case, weather_year.tables, quarantine=write_table(home, "quarantine", bad)
+        )
+    index = Path(cards(use_case="weather"))
+    assert index == tmp_path / "cards" / "weather" / "index.html"
+    assert {p.name for p in index.parent.iterdir()} == {
+        "index.html", "table-weather.html", "view-station_observations.html",
+        "view-station_yesterday.html",
+    }  # fmt: skip
+    page = (index.parent / "table-weather.html").read_text()
+    assert "<strong>Version</strong> 2, as of 2013-12-31 19:45 UTC" in page
+    assert "Rows set aside by the ingestion of version 2: 1." in page
+    now = stored_now(home, use_case)
+    assert [v.quarantined for v in now.versions["weather"]] == [2, 1]
+    assert [v.number for v in now.versions["station_yesterday"]] == [1, 2]
 
 
 def test_pages_are_written_whole_and_old_ones_go(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,11 +13,15 @@ import pyarrow.compute as pc
 import pytest
 from conftest import Year
 
-from feature_repo.errors import RequestError, StateError
+from feature_repo import offline
+from feature_repo.errors import DeclarationError, RequestError, SkewError, StateError
 from feature_repo.explain import Event, Explanation, differences, explain, parse_entity
+from feature_repo.home import Home
 from feature_repo.tables import named, read_table, write_table
 from feature_repo.ticks import EPOCH
+from tasks.explain import explain_features
 from tasks.explain_text import told
+from workflows.features import explain as explain_workflow
 
 NOON = datetime(2013, 1, 19, 17, 4, tzinfo=timezone.utc)
 # The first day, the day on which summer time ended, and a day early in the year.
@@ -140,6 +147,54 @@ def test_a_stored_value_that_its_events_do_not_give_is_named(weather_year: Year)
     (said,) = differences(explain(year.use_case, year.tables, views, {"origin": "JFK"}, at))
     assert said.startswith("temp_mean_6h: stored 5")
     assert differences(explain(year.use_case, year.tables, views, {"origin": "LGA"}, at)) == []
+
+
+@pytest.fixture(scope="module")
+def versioned(weather_year: Year, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with one version of the weather's features."""
+    home = Home(root=tmp_path_factory.mktemp("versioned"))
+    offline.update(home, weather_year.use_case, weather_year.tables)
+    return home
+
+
+def test_the_workflow_explains_from_the_newest_version(
+    versioned: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRWORTHY_HOME", str(versioned.root))
+    at = datetime(2013, 5, 3, 12, 5)  # noqa: DTZ001 - as a command line gives it: UTC
+    text = explain_workflow(use_case="weather", entities="origin=JFK", at=at, newest=1)
+    assert "weather, origin=JFK, asked at 2013-05-03T12:05:00Z" in text
+    assert "24 events, the 1 newest" in text
+    with pytest.raises(DeclarationError, match="no use case 'wether'"):
+        explain_features(use_case="wether", keys="origin=JFK", at=NOON, newest=1)
+    with pytest.raises(RequestError, match="-1 events cannot be shown"):
+        explain_features(use_case="weather", keys="origin=JFK", at=NOON, newest=-1)
+    late = datetime(2014, 1, 5, tzinfo=timezone.utc)
+    with pytest.raises(StateError, match="hold up to 2013-12-31T19:45:00Z"):
+        explain_features(use_case="weather", keys="origin=JFK", at=late, newest=1)
+    monkeypatch.setenv("AIRWORTHY_HOME", str(versioned.root / "empty"))
+    with pytest.raises(StateError, match="no version of the features"):
+        explain_features(use_case="weather", keys="origin=JFK", at=NOON, newest=1)
+
+
+def test_a_wrong_row_stops_the_task(
+    versioned: Home, weather_year: Year, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version whose view holds other rows than its raw tables give."""
+    use_case, home = weather_year.use_case, Home(root=tmp_path)
+    shifted = read_table(named(weather_year.tables, "weather"))
+    position = shifted.schema.get_field_index("temp")
+    warmer = pc.add(shifted["temp"], 1.0)
+    shifted = shifted.set_column(position, "temp", warmer)
+    offline.update(home, use_case, [write_table(home, "weather", shifted)])
+    (path,) = (tmp_path / "offline" / use_case.service).glob("*.json")
+    record = json.loads(path.read_text())
+    good = offline.newest(versioned, use_case)
+    record["built"]["tables"] = [asdict(table) for table in good.built.tables]
+    path.write_text(json.dumps(record))
+    monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path))
+    with pytest.raises(SkewError, match=r"temp_now: stored .* by its 1 events"):
+        explain_features(use_case="weather", keys="origin=JFK", at=NOON, newest=1)
 
 
 @pytest.mark.parametrize(

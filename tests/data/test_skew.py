@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -16,6 +17,7 @@ from conftest import Year
 from prometheus_client import CollectorRegistry
 from serving_helpers import certified_model
 
+from feature_repo import offline
 from feature_repo.engine import compute_views
 from feature_repo.errors import StateError
 from feature_repo.home import Home
@@ -27,6 +29,7 @@ from serving.requests import instance_of
 from serving.skew import SkewReport, measure
 from serving.telemetry import Telemetry
 from tasks.ledger import own_trust
+from tasks.skew import deck, measure_skew
 
 TICK = datetime(2013, 5, 3, 12, 0, tzinfo=timezone.utc)
 END = datetime(2014, 1, 1, tzinfo=timezone.utc)
@@ -59,17 +62,22 @@ async def _ask(service: Any, asked: list[Any]) -> None:
         service.close()
 
 
-def corrected(year: Year, place: Path, hours: float, temp: float) -> list[Table]:
-    """The views after JFK's temperature of one hour, ``hours`` before the tick, was corrected."""
-    home, good = Home(root=place), named(year.tables, "weather")
+def mended(year: Year, home: Home, hours: float, temp: float) -> Table:
+    """The raw table, JFK's temperature of one hour, ``hours`` before the tick, corrected."""
+    good = named(year.tables, "weather")
     rows = read_table(good)
     at = pa.scalar(TICK - timedelta(hours=hours), rows["time_hour"].type)
     wrong = pc.and_(pc.equal(rows["origin"], "JFK"), pc.equal(rows["time_hour"], at))
     assert pc.sum(wrong).as_py() == 1
-    mended = pc.if_else(wrong, temp, rows["temp"])
+    values = pc.if_else(wrong, temp, rows["temp"])
     position = rows.schema.get_field_index("temp")
-    table = write_table(home, "weather", rows.set_column(position, "temp", mended))
-    return compute_views(home, year.use_case, [table])
+    return write_table(home, "weather", rows.set_column(position, "temp", values))
+
+
+def corrected(year: Year, place: Path, hours: float, temp: float) -> list[Table]:
+    """The views of that table."""
+    home = Home(root=place)
+    return compute_views(home, year.use_case, [mended(year, home, hours, temp)])
 
 
 def differing(report: SkewReport) -> dict[str, int]:
@@ -133,6 +141,35 @@ def test_a_late_view_shows_in_its_ages(answered: Home, weather_year: Year) -> No
     assert (ages[name].differing, ages[name].missing) == (1, 1)
     assert ages["station_yesterday"].differing == 0
     assert all(skew.missing == skew.differing == 1 for skew in report.features if skew.view == name)
+
+
+def test_the_task_measures_against_the_newest_version(
+    answered: Home, weather_year: Year, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No skew; then the raw row is corrected, a new version recomputes it, and skew is found."""
+    monkeypatch.setenv("AIRWORTHY_HOME", str(answered.root))
+    use_case = weather_year.use_case
+    with pytest.raises(StateError, match="no version of the features"):
+        measure_skew(use_case="weather", since=BEGINNING)
+    offline.update(answered, use_case, weather_year.tables)
+    clean = measure_skew(use_case="weather", since=BEGINNING)
+    assert clean.share == 0.0
+    assert "6 answers, 96 values, 0 differ" in clean.step.message
+    version = offline.update(answered, use_case, [mended(weather_year, answered, 10, 20.0)])
+    assert (version.number, version.rebuilt) == (2, 0)
+    found = measure_skew(use_case="weather", since=BEGINNING)
+    assert found.share == pytest.approx(2 / 96)
+    document = json.loads(Path(found.report).read_text())
+    (entry,) = (e for e in document["features"] if e["differing"])
+    assert (entry["name"], entry["differing"], entry["share"]) == ("temp_mean_24h", 2, 2 / 6)
+    assert f"temp_mean_24h 2 (for example prediction {entry['examples'][0]})" in found.step.message
+    gauges = Path(found.report).with_suffix(".prom").read_text()
+    assert 'airworthy_skew_share{feature="temp_mean_24h",use_case="weather"} 0.333' in gauges
+    assert 'airworthy_skew_share{feature="dewp_mean_6h",use_case="weather"} 0.0' in gauges
+    report = measure(answered, use_case, version.built.views, BEGINNING, END)
+    shown = deck(report)
+    assert "data:image/png;base64," in shown
+    assert all(prediction in shown for prediction in entry["examples"])
 
 
 def test_since_and_declaration_say_which_answers_count(answered: Home, weather_year: Year) -> None:
