@@ -92,7 +92,8 @@ def write_pages(home: Home, use_case: UseCase, made: dict[str, str]) -> Path:
     """
     folder = home.path("cards", use_case.name, "index.html").parent
     for name in reversed(made):
-        write_atomically(folder / name, made[name].encode())
+        # Housekeeping clears what a killed process leaves in the folder above.
+        write_atomically(folder / name, made[name].encode(), aside=folder.parent)
     for path in folder.glob("*.html"):
         if path.name not in made:
             path.unlink()

@@ -17,7 +17,7 @@ from tasks import ledger
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
-STORES = ("tables", "folders", "models", "scores", "online", "reports", "releases")
+STORES = ("tables", "folders", "models", "scores", "online", "reports", "releases", "cards")
 
 
 @task(
