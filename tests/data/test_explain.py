@@ -36,14 +36,14 @@ def instant(micros: int) -> datetime:
     return EPOCH + timedelta(microseconds=micros)
 
 
-def requests(year: Year, day: str) -> list[dict[str, Any]]:
-    """Two requests of a day, its first and one of its afternoon, as in the training set."""
+def request_of(year: Year, day: str) -> dict[str, Any]:
+    """A request of a day's afternoon, as in the training set."""
     table = read_table(year.training_set)
     start = datetime.fromisoformat(f"{day}T16:00:00+00:00")
     until = pa.scalar(start + timedelta(hours=8), table["prediction_time"].type)
     later = table.filter(pc.greater_equal(table["prediction_time"], pa.scalar(start, until.type)))
     rows: list[dict[str, Any]] = later.filter(pc.less(later["prediction_time"], until)).to_pylist()
-    return [rows[0], rows[len(rows) // 2]]
+    return rows[len(rows) // 2]
 
 
 @pytest.mark.parametrize("name", ["flights", "weather"])
@@ -51,20 +51,19 @@ def requests(year: Year, day: str) -> list[dict[str, Any]]:
 def test_the_events_explain_every_feature_of_the_training_set(
     name: str, day: str, request: pytest.FixtureRequest
 ) -> None:
-    """Each request's row, exactly, from nothing but the events of its entities."""
+    """A request's row, exactly, from nothing but the events of its entities."""
     year: Year = request.getfixturevalue(f"{name}_year")
     keys = {key for view in year.use_case.views for key in view.entity.keys}
-    some = 0
-    for row in requests(year, day):
-        entity = {key: row[key] for key in keys if row[key] is not None}
-        found = asked(year, row["prediction_time"], **entity)
-        assert found.tick == row["tick"]
-        assert differences(found) == []
-        for view in found.views:
-            for feature in view.features:
-                assert feature.value == row[feature.spec.name], feature.spec.name
-                some += feature.value is not None
-    assert some > 10
+    row = request_of(year, day)
+    entity = {key: row[key] for key in keys if row[key] is not None}
+    found = asked(year, row["prediction_time"], **entity)
+    assert found.tick == row["tick"]
+    assert differences(found) == []
+    features = [feature for view in found.views for feature in view.features]
+    assert {f.spec.name: f.value for f in features} == {
+        f.spec.name: row[f.spec.name] for f in features
+    }
+    assert sum(feature.value is not None for feature in features) > 10
 
 
 def test_every_event_was_known_by_its_tick_and_lies_in_the_window(flights_year: Year) -> None:
