@@ -41,7 +41,7 @@ def distributions(profiles: Sequence[ColumnProfile]) -> bytes:
 def _histogram(axes: Axes, profile: ColumnProfile) -> None:
     edges = [float(edge) for edge, _ in profile.bars]
     counts = [rows for _, rows in profile.bars]
-    axes.bar(edges, counts, width=profile.width, align="edge", color=BLUE)
+    axes.stairs(counts, [*edges, edges[-1] + profile.width], fill=True, color=BLUE)
     unit = "minutes before the tick" if profile.kind == "age" else ""
     cut = f"{profile.outside / (profile.rows - profile.nulls):.1%} lie outside"
     axes.set_xlabel(", ".join(filter(None, (unit, cut if profile.outside else ""))), fontsize=7)
