@@ -105,6 +105,7 @@ def shares(names: Sequence[str], values: Sequence[float], what: str) -> bytes:
     heights = range(len(names))
     axes.barh(heights, list(values)[::-1], color=BLUE)
     axes.set_yticks(heights, list(names)[::-1], fontsize=8)
+    axes.margins(y=0.01)
     axes.axvline(0, color=GREY, lw=1)
     axes.set_xlim(0, max(0.01, *values) * 1.1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2%}")

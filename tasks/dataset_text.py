@@ -12,6 +12,8 @@ from feature_repo.profile import ColumnProfile
 from feature_repo.tables import Table
 from tasks.page import markdown_table
 
+SHOWN = 20  # versions in the table; a stream makes many
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionLine:
@@ -161,9 +163,11 @@ def _range(column: ColumnProfile) -> list[str]:
 def _versions(facts: DatasetFacts) -> str:
     rows = [
         [v.number, v.created, v.until, f"{v.rows:,}", f"`{v.digest[:12]}`"]
-        for v in reversed(facts.versions)
+        for v in reversed(facts.versions[-SHOWN:])
     ]
-    return markdown_table(("version", "created", "holds up to", "rows", "digest"), rows)
+    table = markdown_table(("version", "created", "holds up to", "rows", "digest"), rows)
+    older = len(facts.versions) - SHOWN
+    return f"{table}\n\nand {older:,} older ones." if older > 0 else table
 
 
 def _quarantine(facts: DatasetFacts) -> str:

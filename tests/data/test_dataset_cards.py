@@ -22,7 +22,7 @@ from feature_repo.tables import named, write_table
 from tasks import ledger
 from tasks.dataset_cards import pages, write_cards, write_pages
 from tasks.dataset_facts import Stored, gather, models_of, stored_now
-from tasks.dataset_text import DatasetFacts, VersionLine, refuse_empty
+from tasks.dataset_text import DatasetFacts, VersionLine, refuse_empty, sections
 from workflows.features import cards
 
 END = datetime(2013, 12, 31, 18, 45, tzinfo=timezone.utc)
@@ -161,6 +161,15 @@ def test_an_empty_field_is_refused_by_name(
     refuse_empty(facts[0])
     with pytest.raises(AirworthyError, match=f"raw table 'weather': {name} is empty"):
         refuse_empty(replace(facts[0], **changes))
+
+
+def test_of_many_versions_the_newest_are_listed(facts: list[DatasetFacts]) -> None:
+    many = [replace(facts[0].versions[-1], number=n) for n in range(1, 31)]
+    text = sections(replace(facts[0], versions=many))
+    assert "| 30 |" in text
+    assert "| 11 |" in text
+    assert "| 10 |" not in text
+    assert "and 10 older ones." in text
 
 
 def test_a_raw_table_without_a_contract_is_refused(weather_year: Year) -> None:
