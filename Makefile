@@ -9,7 +9,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Waiting threads must not take the core that another one needs.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test serve lint bench drills lock feast manifests redis clean
+.PHONY: demo test serve lint bench drills lock feast manifests redis java clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Airworthy needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -26,7 +26,7 @@ demo: .venv/.installed  ## raw flights to a certified model that answered over H
 serve: .venv/.installed  ## keep the released flights model up on $(PORT)
 	$(BIN)/python -m serving.server --use-case flights --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
 
-test: .venv/.installed redis
+test: .venv/.installed redis java .venv/spark/.installed
 	$(BIN)/python -m pytest -q
 
 drills: .venv/.installed redis  ## the long form of the kill drills
@@ -36,6 +36,16 @@ redis:  ## a redis-server for tests and benchmarks: installed from Debian where 
 	@command -v redis-server >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends redis-server; } || \
 		{ echo "redis-server is needed: install it (Debian: apt-get install redis-server)"; exit 1; }
+
+java:  ## Spark's tests need one: installed from Debian where root lacks it; without it they are skipped
+	@command -v "$${JAVA_HOME:+$$JAVA_HOME/bin/}java" >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless; } || \
+		echo "no Java: the tests on Spark are skipped (Debian: apt-get install openjdk-17-jre-headless)"
+
+# Flyte's Spark plugin, in a folder of its own: installed beside flytekit it slows each start.
+.venv/spark/.installed: requirements-spark.lock .venv/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(FIND_LINKS) --no-deps --target $(@D) -r $<
+	touch $@
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -50,6 +60,8 @@ lock: .venv/.installed  ## pin every version again; no hosts, no hashes, torch w
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra train --extra serve --extra dev $(FIND_LINKS) \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements.lock
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
+	grep -o 'flytekitplugins-spark[^"]*' pyproject.toml | $(BIN)/uv pip compile --quiet --upgrade --no-deps - $(FIND_LINKS) \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements-spark.lock
 
 feast: .venv/.installed  ## Feast's own command line on the flights features of the home
 	$(BIN)/python -m feature_repo.repo flights

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd
     import polars as pl
 
 TICK = 15 * 60 * 1_000_000  # microseconds

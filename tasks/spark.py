@@ -38,13 +38,12 @@ def build_features_on_spark(
     state: State, use_case: str, declaration: str, tables: list[Table]
 ) -> Features:
     """Compute every feature view as ``build_features`` does, on Spark: the same tables."""
-    from feature_repo.spark import compute_views_on_spark
+    from feature_repo.spark import build_views_on_spark
 
     declared = get_use_case(use_case)
     with step("features") as s:
-        views = compute_views_on_spark(
-            current_context().spark_session, state.home(), declared, tables
-        )
+        session = current_context().spark_session
+        views = build_views_on_spark(session, state.home(), declared, tables).views
         rows = sum(view.rows for view in views)
         s.say(f"{len(declared.features)} features in {len(views)} views, {rows:,} rows, on Spark")
     return Features(views, s.record)

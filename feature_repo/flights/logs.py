@@ -68,12 +68,13 @@ PENDING = EventLog(
     scheduled=True,
 )
 
+# Adding zero: of a small negative number, DuckDB's round makes -0.0, and Spark's 0.0.
 WEATHER = EventLog(
     name="weather",
     sql="""
       select origin, temp, dewp, wind_speed, visib, precip, pressure, humid,
-        round(wind_speed * cos(radians(wind_dir)), 3) as wind_north,
-        round(wind_speed * sin(radians(wind_dir)), 3) as wind_east,
+        round(wind_speed * cos(radians(wind_dir)), 3) + 0.0D as wind_north,
+        round(wind_speed * sin(radians(wind_dir)), 3) + 0.0D as wind_east,
         time_hour as event_timestamp, time_hour + interval '1' hour as available_at,
         cast(unix_seconds(time_hour) as double) as observed
       from weather

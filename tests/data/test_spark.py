@@ -16,12 +16,12 @@ import pytest
 from conftest import Year
 
 from feature_repo.contract import UseCase
-from feature_repo.engine import build_training_set, compute_views
+from feature_repo.engine import build_training_set, build_views
 from feature_repo.errors import SourceError
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
-from feature_repo.spark import build_training_set_on_spark, compute_views_on_spark
-from feature_repo.tables import Table, named, read_table, write_table
+from feature_repo.spark import build_training_set_on_spark, build_views_on_spark
+from feature_repo.tables import Table, named, read_table, write_raw, write_table
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -85,27 +85,33 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> list[Table]:
     flights = pl.concat([real.filter(wanted), random_flights(2000).select(real.columns)])
     home = Home(root=tmp_path_factory.mktemp("spark-home"))
     stored = made | {"flights": flights.to_arrow().cast(kind)}
-    return [write_table(home, name, table) for name, table in stored.items()]
+    return [write_raw(home, raw, stored[raw.name]) for raw in get_use_case("flights").tables]
 
 
 def check_equal(spark: SparkSession, home: Home, use_case: UseCase, tables: list[Table]) -> None:
-    """Spark's views and training set are DuckDB's: columns, types, order and every value."""
-    ours = compute_views(home, use_case, tables)
-    theirs = compute_views_on_spark(spark, home, use_case, tables)
-    pairs = [*zip(ours, theirs, strict=True)]
-    pairs.append(
-        (
-            build_training_set(home, use_case, tables, ours),
-            build_training_set_on_spark(spark, home, use_case, tables, theirs),
-        )
-    )
-    for expected, made in pairs:
-        assert made.schema_hash == expected.schema_hash, made.name
-        one, other = (pl.DataFrame(read_table(t)) for t in (expected, made))
-        differing = [c for c in one.columns if not one[c].equals(other[c], null_equal=True)]
-        assert not differing, (made.name, one.height, other.height)
-        assert one.height > 100
+    """Spark's views, states and training set are DuckDB's: columns, types, order, every value,
+    and so every byte of the stored files."""
+    ours = build_views(home, use_case, tables)
+    theirs = build_views_on_spark(spark, home, use_case, tables)
+    one = [*ours.views, *ours.states, build_training_set(home, use_case, tables, ours.views)]
+    other = [
+        *theirs.views, *theirs.states,
+        build_training_set_on_spark(spark, home, use_case, tables, theirs.views),
+    ]  # fmt: skip
+    for expected, made in zip(one, other, strict=True):
+        differing = compare(expected, made)
+        assert not differing, f"{made.name}: {differing}"
+    assert one == other
+    assert ours == theirs
+    assert min(view.rows for view in ours.views) > 100
     assert not list(home.root.glob("tables/.*")), "a scratch folder stayed"
+
+
+def compare(expected: Table, made: Table) -> list[str]:
+    """Columns in which two tables differ."""
+    one, other = pl.DataFrame(read_table(expected)), pl.DataFrame(read_table(made))
+    assert one.schema == other.schema
+    return [c for c in one.columns if not one[c].equals(other[c], null_equal=True)]
 
 
 def random_flights(rows: int) -> pl.DataFrame:
@@ -152,10 +158,11 @@ def test_a_value_out_of_bounds_stops_the_run(
     spark: SparkSession, weather_year: Year, tmp_path: Path
 ) -> None:
     """The checks of the stored tables are the same, and nothing half-written is left."""
-    home, table = Home(root=tmp_path), read_table(weather_year.tables[0])
+    home, table = Home(root=tmp_path), read_table(weather_year.tables[0]).slice(0, 100)
     at = table.schema.get_field_index("temp")
     hot = pa.array([1000.0] * table.num_rows)
     stored = [write_table(home, "weather", table.set_column(at, "temp", hot))]
-    with pytest.raises(SourceError, match=r"station_observations.*'temp'"):
-        compute_views_on_spark(spark, home, get_use_case("weather"), stored)
-    assert [p.name for p in home.root.glob("tables/*")] == [Path(stored[0].uri).name]
+    with pytest.raises(SourceError, match=r"station_observations.*'temp_now'"):
+        build_views_on_spark(spark, home, get_use_case("weather"), stored)
+    left = {path.name for path in home.root.glob("tables/*")}
+    assert left == {Path(stored[0].uri).name}
