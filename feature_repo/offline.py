@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -20,7 +21,7 @@ from feature_repo.engine import Built
 from feature_repo.errors import StateError
 from feature_repo.home import Home, write_atomically
 from feature_repo.tables import Table, table_files
-from feature_repo.update import update_views
+from feature_repo.update import rebuilt, update_views
 from feature_repo.zones import Zone, Zones
 
 CODE = ("contract", "corrections", "engine", "schemas", "sql", "tables", "update", "zones")
@@ -80,10 +81,12 @@ def update(
     quarantine: Table | None = None,
     rows_read: int = 0,
     offset: int = 0,
+    build: Callable[[], Built] | None = None,
 ) -> Version:
     """The next version, of the raw ``tables`` as they are now; the newest one where it is that.
 
-    Its ticks go up to ``until``, or as far as the data and the version before reach.
+    Its ticks go up to ``until``, or as far as the data and the version before reach. ``build``:
+    another engine, which computes every view from the start.
 
     Raises:
         SourceError: a value outside its declared bounds, or a key twice.
@@ -91,7 +94,7 @@ def update(
     with home.lock(f"offline-{use_case.service}"):
         last = head(home, use_case)
         before = last.built if last and last.code == engine_code() else None
-        made = update_views(home, use_case, tables, before, until)
+        made = rebuilt(build()) if build else update_views(home, use_case, tables, before, until)
         if last and made.built == before and (last.quarantine, last.offset) == (quarantine, offset):
             return last
         version = Version(

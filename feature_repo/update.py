@@ -61,8 +61,7 @@ def update_views(
     session = open_session(home, use_case, tables, known)
     end = max(last_tick(session, until), before.until // session.seconds if before else 0)
     if before is None:
-        built = build_views(home, use_case, tables, until)
-        return Updated(built, 0, sum(view.rows for view in built.views), len(built.views))
+        return rebuilt(build_views(home, use_case, tables, until))
     for table in tables:
         find_changes(session, named(before.tables, table.name), table)
     views, states, counts = [], [], []
@@ -73,6 +72,11 @@ def update_views(
         counts.append(count)
     built = Built(end * session.seconds, tables, views, states, session.zones)
     return Updated(built, *(sum(column) for column in zip(*counts, strict=True)))
+
+
+def rebuilt(built: Built) -> Updated:
+    """Views that were computed from the start."""
+    return Updated(built, 0, sum(view.rows for view in built.views), len(built.views))
 
 
 def _update(

