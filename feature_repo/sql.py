@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureSpec, FeatureView, UseCase
@@ -38,29 +39,45 @@ class Reach:
     last: int = 0
     spans: bool = False
 
+    @property
+    def values(self) -> dict[str, int]:
+        """The values of the markers ``:first`` and ``:last`` in the text."""
+        if self.spans:
+            return {}
+        return {"last": self.last} | ({} if self.first is None else {"first": self.first})
+
 
 def view_sql(view: FeatureView, tick: timedelta, reach: Reach) -> str:
+    """SELECT of a feature view, with its bounds written out; see ``view_text``."""
+    text = view_text(view, tick, reach.first is not None, reach.spans)
+    for name, value in reach.values.items():
+        text = text.replace(f":{name}", str(value))
+    return text
+
+
+@cache
+def view_text(view: FeatureView, tick: timedelta, bounded: bool, spans: bool) -> str:
     """SELECT of a feature view: one row per entity and tick at which a feature may change.
+
+    ``:first`` (where it is ``bounded``) and ``:last`` are markers for a ``Reach``.
 
     Columns: the entity's keys, ``event_timestamp`` (the tick), ``created_timestamp`` (the
     same: when the row could be known), one double per feature, and the sums that go on for ever
     (``view.carried``); ordered by keys and tick.
     """
-    group = ", ".join((*view.entity.keys, *(("lo", "hi") if reach.spans else ())))
+    group = ", ".join((*view.entity.keys, *(("lo", "hi") if spans else ())))
     keys, seconds = ", ".join(view.entity.keys), _seconds(tick)
-    first, last = ("lo", "hi") if reach.spans else (str(reach.first), str(reach.last))
-    inside = f"tick <= {last}" + (
-        "" if reach.first is None and not reach.spans else f" and tick >= {first}"
-    )
+    first, last = ("lo", "hi") if spans else (":first", ":last")
+    inside = f"tick <= {last}" + (f" and tick >= {first}" if bounded or spans else "")
     windowed = [f for f in view.features if f.aggregation != "last"]
     lasts = [f for f in view.features if f.aggregation == "last"]
     source = "ticks" if windowed else "lasts"
     if windowed:
         source += f" left join sums using ({group}, tick)"
         source += f" left join lasts using ({group}, tick)" if lasts else ""
-    continued = view.continued and (reach.first is not None or reach.spans)
+    continued = view.continued and (bounded or spans)
     if continued:
-        on = f"{keys}, lo" if reach.spans else keys
+        on = f"{keys}, lo" if spans else keys
         source += f" left join base_{view.name} as base using ({on})"
     columns = [
         *(
@@ -70,7 +87,7 @@ def view_sql(view: FeatureView, tick: timedelta, reach: Reach) -> str:
         *(f"{total} as {name}" for name, total in _carried(view, group, first, continued)),
     ]
     parts = [
-        _events(view, tick, reach), *_sums(windowed, group), *_lasts(view, lasts, group),
+        _events(view, tick, bounded, spans), *_sums(windowed, group), *_lasts(view, lasts, group),
         *_ticks(windowed, group, tick, inside),
         f"filled as (\n  select {group}, tick,\n  " + ",\n  ".join(columns)
         + f"\n  from {source}\n)",
@@ -95,21 +112,18 @@ def events_sql(view: FeatureView, tick: timedelta) -> str:
     )
 
 
-def _events(view: FeatureView, tick: timedelta, reach: Reach) -> str:
+def _events(view: FeatureView, tick: timedelta, bounded: bool, spans: bool) -> str:
     """The events that a window of a wanted tick can see."""
-    back = view.reach // tick
-    if reach.spans:
+    back, sql = view.reach // tick, events_sql(view, tick)
+    if spans:
         keys = ", ".join(view.entity.keys)
         return (
-            f"events as (\n  select all_events.*, lo, hi from ({events_sql(view, tick)}) as "
-            f"all_events\n  join spans_{view.name} using ({keys})\n"
+            f"events as (\n  select all_events.*, lo, hi from ({sql}) as all_events\n"
+            f"  join spans_{view.name} using ({keys})\n"
             f"  where tick > lo - 1 - {back} and tick <= hi\n)"
         )
-    since = "" if reach.first is None else f" and tick > {reach.first - 1 - back}"
-    return (
-        f"events as (\n  select * from ({events_sql(view, tick)}) as all_events"
-        f"\n  where tick <= {reach.last}{since}\n)"
-    )
+    since = f" and tick > :first - 1 - {back}" if bounded else ""
+    return f"events as (\n  select * from ({sql}) as all_events\n  where tick <= :last{since}\n)"
 
 
 def _sums(specs: list[FeatureSpec], group: str) -> list[str]:
@@ -299,8 +313,9 @@ def _read(view: FeatureView, seconds: int) -> list[str]:
     ]
 
 
+@cache
 def to_duckdb(sql: str) -> str:
-    """The same query in DuckDB's dialect."""
+    """The same query in DuckDB's dialect; a marker ``:x`` becomes ``$x``."""
     import sqlglot
     import sqlglot.expressions as exp
 
