@@ -175,7 +175,7 @@ def split_quarantine(
         )
     typed, bad = parse(raw, columns, file, table)
     typed = typed[~typed.index.isin(bad["row"] - 1)]
-    for find in (_broken_checks, _repeated_keys):
+    for find in (broken_checks, _repeated_keys):
         found = find(typed, schema, table)
         bad = _join(bad, found)
         typed = typed[~typed.index.isin(found["row"] - 1)]
@@ -200,7 +200,7 @@ def _join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else one
 
 
-def _broken_checks(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
+def broken_checks(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
     """Rows that fail a value check, found by Pandera in one lazy pass."""
     from pandera.errors import SchemaErrors
 

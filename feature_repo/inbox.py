@@ -1,0 +1,164 @@
+"""The inbox of a use case's stream: every message is kept before anything is done with it.
+
+A message may come twice, late and out of order: of those about one row the one reported last
+counts, and of two of one instant the one that came first. A message that may not pass is set
+aside with its reason. One sqlite file, ``stream/<use case>.db``; numbers are given in the order
+in which messages become visible, so what a reader has seen up to a number stays as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.contract import RawTable, UseCase
+from feature_repo.errors import StateError
+from feature_repo.home import Home
+from feature_repo.messages import Message, faults
+from feature_repo.packed import microseconds
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS messages (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, raw_table TEXT NOT NULL, key TEXT NOT NULL,
+  reported INTEGER NOT NULL, row TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_key ON messages (raw_table, key, reported DESC, number);
+CREATE TABLE IF NOT EXISTS refused (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, received TEXT NOT NULL, reason TEXT NOT NULL,
+  message TEXT NOT NULL
+);
+"""
+# Of each row that a message after :after is about, the message that counts; unless it is older.
+_NEWS = """
+SELECT raw_table, row FROM (
+  SELECT number, raw_table, row, row_number() OVER (
+    PARTITION BY raw_table, key ORDER BY reported DESC, number) AS place
+  FROM messages WHERE number <= :last AND (raw_table, key) IN (
+    SELECT raw_table, key FROM messages WHERE number > :after AND number <= :last)
+) WHERE place = 1 AND number > :after ORDER BY number
+"""
+_BUSY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Received:
+    """Messages that are in the inbox now, and the reasons of those that were set aside."""
+
+    accepted: int
+    refused: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class News:
+    """What messages changed: ``rows`` by raw table, as they are after the message ``last``."""
+
+    last: int
+    rows: Mapping[str, list[dict[str, Any]]]
+
+
+class Inbox:
+    """The messages of one use case; several processes may use it at once.
+
+    Raises (every method):
+        StateError: the file cannot be read or written.
+    """
+
+    def __init__(self, home: Home, use_case: UseCase) -> None:
+        self._path = home.path("stream", f"{use_case.name}.db")
+        self._use_case = use_case
+        with self._errors():
+            self._connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
+            # The change to WAL does not wait for another process's: sqlite says busy at once.
+            with home.lock("stream-inbox"):
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_TABLES)
+
+    def append(
+        self, messages: Sequence[Message], schemas: Mapping[str, pa.Schema], clock: datetime
+    ) -> Received:
+        """Keep messages; those that pass and those that do not are on disk when this returns.
+
+        Args:
+            messages: in any order.
+            schemas: columns of the stored raw tables.
+            clock: the stream's own time (aware); no message may be reported after it.
+        """
+        reasons = faults(self._use_case, schemas, messages, clock)
+        declared = {table.name: table for table in self._use_case.tables}
+        good, bad = [], []
+        for message, reason in zip(messages, reasons, strict=True):
+            if reason:
+                bad.append((clock.isoformat(), reason, repr(message)))
+            else:
+                names = schemas[message.table].names
+                good.append(_line(declared[message.table], message, names))
+        with self._errors(), self._connection as connection:
+            connection.executemany(
+                "INSERT INTO messages (raw_table, key, reported, row) VALUES (?, ?, ?, ?)", good
+            )
+            connection.executemany(
+                "INSERT INTO refused (received, reason, message) VALUES (?, ?, ?)", bad
+            )
+        return Received(accepted=len(good), refused=tuple(filter(None, reasons)))
+
+    def news(self, after: int) -> News:
+        """The rows that the messages after the number ``after`` change.
+
+        Raises:
+            StateError: there are fewer messages than that: the inbox is not the one that was read.
+        """
+        with self._errors():
+            found = self._connection.execute("SELECT max(number) FROM messages").fetchone()
+            last = int(found[0] or 0)
+            told = self._connection.execute(_NEWS, {"after": after, "last": last}).fetchall()
+        if last < after:
+            raise StateError(
+                f"the inbox {self._path} ends with message {last}, but a version of the features "
+                f"holds {after}: restore the file, or run the use case's workflow, which begins "
+                "anew from the source"
+            )
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for table, row in told:
+            rows.setdefault(table, []).append(json.loads(row))
+        return News(last=last, rows=rows)
+
+    def refused(self) -> Counter[str]:
+        """How many messages were set aside so far, by reason."""
+        with self._errors():
+            rows = self._connection.execute("SELECT reason, count(*) FROM refused GROUP BY reason")
+            return Counter(dict(rows))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise StateError(
+                f"the inbox {self._path} cannot be used ({exc}); free disk space or restore the "
+                "file: no message counts as received before it is on disk"
+            ) from exc
+
+
+def _line(declared: RawTable, message: Message, names: Sequence[str]) -> tuple[str, str, int, str]:
+    """A message as a row of ``messages``; instants in UTC, so that one key is one text."""
+    row = {name: _plain(message.row[name]) for name in names}
+    key = json.dumps([row[name] for name in declared.key])
+    return declared.name, key, microseconds(message.reported_at), json.dumps(row)
+
+
+def _plain(value: Any) -> Any:
+    return value.astimezone(timezone.utc).isoformat() if isinstance(value, datetime) else value

@@ -1,0 +1,147 @@
+"""A stream's step: messages into the raw tables, the features on to a tick, the online store after.
+
+The version record of the offline store is the one point of commitment: it names the raw tables,
+the views and how many messages are in them, and is written last and whole. A step that was killed
+before it begins again from the version before; one that was killed after it fills the online
+store again. So no message is lost, and none counts twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_repo import offline
+from feature_repo.contract import RawTable, UseCase
+from feature_repo.home import Home
+from feature_repo.inbox import Inbox, Received
+from feature_repo.messages import Message
+from feature_repo.store import Materialisation, materialise
+from feature_repo.tables import (
+    Table,
+    bind,
+    by_month,
+    connect,
+    month_of,
+    named,
+    parts_of,
+    table_files,
+    write_parts,
+    write_table,
+)
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advanced:
+    """A step's version, the online store after it, and how many messages it read."""
+
+    version: offline.Version
+    online: Materialisation
+    messages: int
+
+
+def receive(
+    home: Home, use_case: UseCase, messages: Sequence[Message], clock: datetime
+) -> Received:
+    """Put messages into the use case's inbox; on disk when this returns. ``clock``: the stream's
+    own time (aware), which no message may be reported after.
+
+    Raises:
+        StateError: the use case has no raw tables yet, or the inbox cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    tables = offline.newest(home, use_case).built.tables
+    schemas = {table.name: pq.read_schema(table_files(table)[0]) for table in tables}
+    with closing(Inbox(home, use_case)) as inbox:
+        return inbox.append(messages, schemas, clock)
+
+
+def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
+    """Take in what came since the newest version, and bring views and online store to the last
+    tick at or before ``until`` (aware), or to the version's own if that is later.
+
+    Raises:
+        SourceError: a value outside its declared bounds, or a key twice.
+        StateError: there is no version yet, or a store cannot be used.
+    """
+    with home.lock(f"stream-{use_case.name}"):
+        last = offline.newest(home, use_case)
+        with closing(Inbox(home, use_case)) as inbox:
+            news = inbox.news(last.offset)
+        tables = fold(home, use_case, last.built.tables, news.rows)
+        version = offline.update(home, use_case, tables, until=until, offset=news.last)
+        states = [
+            replace(named(version.built.states, f"state_{view.name}"), name=view.name)
+            for view in use_case.views
+        ]
+        online = materialise(home, use_case, states, version.until)
+    return Advanced(version=version, online=online, messages=news.last - last.offset)
+
+
+def fold(
+    home: Home, use_case: UseCase, tables: list[Table], rows: Mapping[str, list[dict[str, Any]]]
+) -> list[Table]:
+    """The raw tables with ``rows`` (by table; instants as ISO texts) in the place of those with
+    their keys; only the months that these touch are written."""
+    return [
+        _folded(home, declared, named(tables, declared.name), rows.get(declared.name, []))
+        for declared in use_case.tables
+    ]
+
+
+def _folded(home: Home, declared: RawTable, table: Table, rows: list[dict[str, Any]]) -> Table:
+    """One raw table with new rows, in order of time and key."""
+    import pyarrow.parquet as pq
+
+    if not rows:
+        return table
+    schema, keys = pq.read_schema(table_files(table)[0]), ", ".join(declared.key)
+    order = f"{declared.time}, {keys}" if declared.time else keys
+    with connect([]) as session:
+        session.register("told", _typed(rows, schema))
+        near = _touched(session, declared, table)
+        bind(session, "held", near)
+        whole = session.sql(
+            f"select * from held anti join told using ({keys}) union all by name from told "
+            f"order by {order}"
+        ).to_arrow_table()
+    if declared.time is None:
+        return write_table(home, table.name, whole.cast(schema))
+    parts = by_month(whole.cast(schema), declared.time)
+    # A month that lost all of its rows is still a changed one.
+    parts = {month_of(path): whole.slice(0, 0) for path in near} | parts
+    return write_parts(home, table.name, parts.items(), parts_of(table).values())
+
+
+def _touched(session: duckdb.DuckDBPyConnection, declared: RawTable, table: Table) -> list[Path]:
+    """The parts that the rows in ``told`` leave or enter; at least one."""
+    files = table_files(table)
+    if len(files) == 1 or declared.time is None:
+        return files
+    bind(session, "held", files, filename=True)
+    left = session.execute(
+        f"select distinct filename from held semi join told using ({', '.join(declared.key)})"
+    ).fetchall()
+    entered = session.execute(f"select distinct strftime({declared.time}, '%Y-%m') from told")
+    touched = {name for (name,) in (*left, *entered.fetchall())}
+    return [f for f in files if str(f) in touched or month_of(f) in touched] or files[:1]
+
+
+def _typed(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows of the inbox as a table of a schema."""
+    import pyarrow as pa
+    import pyarrow.types as types
+
+    instants = [field.name for field in schema if types.is_timestamp(field.type)]
+    for row in rows:
+        row |= {name: datetime.fromisoformat(row[name]) for name in instants if row[name]}
+    return pa.Table.from_pylist(rows, schema=schema)
