@@ -20,6 +20,7 @@ from feature_repo.contract import UseCase
 from feature_repo.engine import Built
 from feature_repo.errors import StateError
 from feature_repo.home import Home, write_atomically
+from feature_repo.services import record
 from feature_repo.tables import Table, table_files
 from feature_repo.update import rebuilt, update_views
 from feature_repo.zones import Zone, Zones
@@ -103,8 +104,9 @@ def update(
             built=made.built, corrected=made.corrected, added=made.added, rebuilt=made.rebuilt,
             quarantine=quarantine, rows_read=rows_read, offset=offset,
         )  # fmt: skip
-        record = json.dumps(asdict(version), default=str).encode()
-        write_atomically(_folder(home, use_case.service) / f"{version.number:08d}.json", record)
+        record(home, use_case)
+        text = json.dumps(asdict(version), default=str).encode()
+        write_atomically(_folder(home, use_case.service) / f"{version.number:08d}.json", text)
     return version
 
 
@@ -216,16 +218,16 @@ def _files(home: Home, service: str) -> list[Path]:
 
 def _read(path: Path) -> Version:
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        built = record.pop("built")
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        built = document.pop("built")
         lists = {name: [Table(**t) for t in built[name]] for name in ("tables", "views", "states")}
         zones: dict[str, Zones] = {
             log: {file: Zone(*zone) for file, zone in files.items()}
             for log, files in built["zones"].items()
         }
-        quarantine = record.pop("quarantine")
+        quarantine = document.pop("quarantine")
         return Version(
-            **(record | {"created": datetime.fromisoformat(record["created"])}),
+            **(document | {"created": datetime.fromisoformat(document["created"])}),
             built=Built(until=built["until"], zones=zones, **lists),
             quarantine=Table(**quarantine) if quarantine else None,
         )

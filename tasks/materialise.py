@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import task
 
+from feature_repo.contract import UseCase
+from feature_repo.offline import head
 from feature_repo.registry import get_use_case
 from feature_repo.store import Materialisation
 from feature_repo.tables import Table
 from tasks.parity import check_parity
 from tasks.resources import DATA
+from tasks.services import living_services
 from tasks.steps import StepLog, step
 from tasks.types import State, Step
 
@@ -67,16 +70,28 @@ def fill(
 
     A release compares a server with this store, so none is under way meanwhile.
     """
-    from feature_repo.store import materialise
-
     declared = get_use_case(use_case)
     with home.lock(f"release-{use_case}"):
-        online = materialise(home, declared, views, until)
-        log.say(
-            f"{online.rows:,} entity rows as of {online.tick}, {online.written:,} of them "
-            f"written, {online.deleted:,} others deleted"
-        )
-        log.say(check_parity(home, declared, views).describe())
+        online = _fill(home, declared, views, until, log)
+        for older in living_services(home, declared):
+            version = head(home, older)
+            if version is not None:
+                log.say(f"{older.service}, which an older model needs:")
+                _fill(home, older, version.built.views, until, log)
+    return online
+
+
+def _fill(
+    home: Home, use_case: UseCase, views: list[Table], until: datetime, log: StepLog
+) -> Materialisation:
+    from feature_repo.store import materialise
+
+    online = materialise(home, use_case, views, until)
+    log.say(
+        f"{online.rows:,} entity rows as of {online.tick}, {online.written:,} of them "
+        f"written, {online.deleted:,} others deleted"
+    )
+    log.say(check_parity(home, use_case, views).describe())
     return online
 
 

@@ -15,6 +15,7 @@ from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
 from tasks.cache import code_cache
 from tasks.resources import DATA
+from tasks.services import living_services
 from tasks.steps import step
 from tasks.types import SplitRows, State, Step
 
@@ -94,6 +95,12 @@ def build_features(
             state.home(), declared, tables, until=as_of, quarantine=quarantine, rows_read=rows_read
         )
         views = version.built.views
+        # Models of older declarations are served too; what they need is no output of this task.
+        for older in living_services(state.home(), declared):
+            kept = update(
+                state.home(), older, tables, until=as_of, quarantine=quarantine, rows_read=rows_read
+            )
+            s.say(f"{older.service}, which an older model needs: {kept.summary}")
         s.say(f"{len(declared.features)} features in {len(views)} views, {version.summary}")
     return Features(views, s.record)
 

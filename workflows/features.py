@@ -7,6 +7,8 @@ from flytekit import workflow
 
 from tasks.dataset_cards import write_cards
 from tasks.explain import explain_features
+from tasks.feature_versions import forget_versions, list_versions, rebuild_training_set
+from tasks.services import remove_service
 from tasks.skew import measure_skew
 
 
@@ -46,3 +48,48 @@ def cards(use_case: str) -> str:
     """
     written = write_cards(use_case=use_case)
     return written.page
+
+
+@workflow
+def versions(use_case: str) -> str:
+    """Print the kept versions of the feature tables: when each was made, up to which tick, its
+    rows, and the megabytes that it added.
+
+    Args:
+        use_case: for example flights.
+    """
+    return list_versions(use_case=use_case)
+
+
+@workflow
+def prune(use_case: str) -> str:
+    """Forget the versions that are older than the use case's retention, but never the newest.
+
+    Args:
+        use_case: for example flights.
+    """
+    return forget_versions(use_case=use_case)
+
+
+@workflow
+def training_set(use_case: str, created: datetime) -> str:
+    """Rebuild a training set as it was: of the version that was the newest at an instant; returns
+    the place of its Parquet files.
+
+    Args:
+        use_case: for example flights.
+        created: wall-clock instant (UTC); what was recorded later is not seen.
+    """
+    rebuilt = rebuild_training_set(use_case=use_case, created=created)
+    return rebuilt.uri
+
+
+@workflow
+def remove(use_case: str, service: str) -> str:
+    """Remove the features of an older declaration; refused, with their names, while models need it.
+
+    Args:
+        use_case: for example flights.
+        service: as in the folder names under offline/ of the home.
+    """
+    return remove_service(use_case=use_case, service=service)

@@ -3,6 +3,7 @@
 from flytekit import workflow
 
 from tasks.registry import promote
+from tasks.services import retire_model
 from tasks.state import open_state
 from tasks.trust import revoke_certificate
 
@@ -29,3 +30,15 @@ def revoke(certificate_id: str, reason: str) -> str:
         reason: kept in the signed list and in the ledger.
     """
     return revoke_certificate(certificate_id=certificate_id, reason=reason)
+
+
+@workflow
+def retire_version(model: str, version: str, reason: str) -> str:
+    """Retire a released model: no rollback goes back to it, and its features may be removed.
+
+    Args:
+        model: a use case, for example flights.
+        version: its semantic version; never the champion's.
+        reason: kept in the ledger.
+    """
+    return retire_model(use_case=model, version=version, reason=reason)

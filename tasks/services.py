@@ -1,0 +1,139 @@
+"""Which models need which feature services, and how a service comes to its end.
+
+A released model needs the service of the declaration that it was trained on until it is retired
+or revoked; the champion always does. Older services that are needed are computed and filled with
+every run of the current one, from their recorded declarations.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from datetime import timedelta
+
+from flytekit import task
+
+from feature_repo.contract import UseCase
+from feature_repo.errors import PromotionError, StateError
+from feature_repo.home import Home, open_home
+from feature_repo.online_rows import open_rows
+from feature_repo.registry import get_use_case
+from feature_repo.services import older_services
+from serving.artifact import read_model
+from serving.releases import read_current
+from tasks import ledger
+from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
+from tasks.steps import step
+
+LIFE = ("release", "promotion", "retirement")  # of a model, as the ledger tells it
+
+
+def needed_by(home: Home, use_case: str) -> dict[str, list[str]]:
+    """Versions of the models that need it, by feature service."""
+    revoked, newest = ledger.revocations(home), {}
+    for entry in ledger.entries(home):
+        if entry["kind"] in LIFE and entry["facts"]["use_case"] == use_case:
+            newest[entry["subject"]] = entry
+    needed: dict[str, list[str]] = defaultdict(list)
+    for subject, entry in newest.items():
+        folder = home.root / "models" / use_case / subject
+        living = entry["kind"] != "retirement" and entry["facts"]["certificate"] not in revoked
+        if living and folder.is_dir():
+            service = f"{use_case}_{read_model(folder).declaration[:12]}"
+            needed[service].append(str(entry["facts"]["version"]))
+    return dict(needed)
+
+
+def living_services(home: Home, use_case: UseCase) -> list[UseCase]:
+    """The recorded services of older declarations that a model still needs."""
+    needed = needed_by(home, use_case.name)
+    return [older for older in older_services(home, use_case) if older.service in needed]
+
+
+@task(
+    requests=SMALL,
+    retries=2,
+    timeout=timedelta(minutes=10),
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
+def retire_model(use_case: str, version: str, reason: str) -> str:
+    """End a released model's life: it is no rollback target any more, and needs no features.
+
+    Raises:
+        PromotionError: it was never released, or it is the one that is served.
+    """
+    with step("retire") as s:
+        s.say(retire(open_home(), use_case, version, reason))
+    return s.record.message
+
+
+def retire(home: Home, use_case: str, version: str, reason: str) -> str:
+    """Record a model's retirement in the ledger, once; see ``retire_model``."""
+    released = {
+        str(e["facts"]["version"]): e
+        for e in ledger.entries(home)
+        if e["kind"] == "release" and e["facts"]["use_case"] == use_case
+    }
+    if version not in released:
+        raise PromotionError(
+            f"{use_case} {version} was never released; released are {', '.join(released) or 'none'}"
+        )
+    if read_current(home, use_case)[1] == version:
+        raise PromotionError(
+            f"{use_case} {version} is the champion and cannot retire; promote another version first"
+        )
+    entry = released[version]
+    facts = {**entry["facts"], "reason": reason}
+    ledger.append(home, "retirement", entry["subject"], facts, recurring=True)
+    return f"{use_case} {version} is retired: {reason}"
+
+
+@task(requests=SMALL, retries=2, timeout=timedelta(minutes=10))
+def remove_service(use_case: str, service: str) -> str:
+    """Remove an older feature service: its versions, its online rows, its entry in Feast.
+
+    Raises:
+        StateError: the program declares it, a model needs it, or there is none.
+    """
+    with step("remove") as s:
+        s.say(remove(open_home(), get_use_case(use_case), service))
+    return s.record.message
+
+
+def remove(home: Home, use_case: UseCase, service: str) -> str:
+    """Remove a service that no model needs; see ``remove_service``."""
+    from feature_repo.home import online_store
+
+    known = {older.service: older for older in older_services(home, use_case)}
+    if service == use_case.service:
+        raise StateError(f"feature service {service!r} is what the program declares; it stays")
+    if service not in known:
+        raise StateError(
+            f"there is no older feature service {service!r} of {use_case.name}; there is "
+            f"{', '.join(known) or 'none'}"
+        )
+    if needing := needed_by(home, use_case.name).get(service):
+        raise StateError(
+            f"feature service {service!r} is needed by {use_case.name} {', '.join(needing)}; "
+            "retire them first (workflows/registry.py retire_version)"
+        )
+    rows = open_rows(online_store(home), service)
+    rows.drop()
+    rows.close()
+    _forget(home, use_case, service)
+    shutil.rmtree(home.root / "offline" / service)  # last: a killed removal can be repeated
+    return f"{service} removed; the next clean-up frees its tables"
+
+
+def _forget(home: Home, use_case: UseCase, service: str) -> None:
+    """Take the service out of Feast's registry."""
+    from feast.errors import FeatureServiceNotFoundException
+
+    from feature_repo.repo import open_store
+
+    store = open_store(home, use_case)
+    try:
+        store.delete_feature_service(service)
+    except FeatureServiceNotFoundException:
+        return

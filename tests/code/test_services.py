@@ -1,0 +1,77 @@
+"""A feature service lives until the last model that needs it retires."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pipeline import Twins
+
+from feature_repo import offline
+from feature_repo.contract import UseCase
+from feature_repo.errors import PromotionError, StateError
+from feature_repo.home import Home
+from feature_repo.registry import get_use_case
+from feature_repo.services import older_services
+from serving.releases import read_current
+from tasks import ledger
+from tasks.services import living_services, needed_by, remove, retire
+
+
+@pytest.fixture
+def home(twins: Twins, tmp_path: Path) -> Home:
+    """A copy of a home in which two models of one declaration were released."""
+    shutil.copytree(twins.left.root, tmp_path / "home")
+    return Home(root=tmp_path / "home")
+
+
+@pytest.fixture
+def newer() -> UseCase:
+    """What a later program declares: a feature less."""
+    case = get_use_case("weather")
+    return replace(case, features=case.features[:-1])
+
+
+def released(home: Home) -> list[str]:
+    """Versions of the released models."""
+    return [e["facts"]["version"] for e in ledger.entries(home) if e["kind"] == "release"]
+
+
+def test_a_service_is_removed_once_its_last_model_is_retired(home: Home, newer: UseCase) -> None:
+    """Refused with the models' names; then retired one by one; the champion cannot be."""
+    case, (_, champion) = get_use_case("weather"), read_current(home, "weather")
+    assert set(needed_by(home, "weather")) == {case.service}
+    assert [older.service for older in living_services(home, newer)] == [case.service]
+    with pytest.raises(StateError, match=f"is needed by weather .*{champion}.*retire_version"):
+        remove(home, newer, case.service)
+    for version in released(home):
+        if version == champion:
+            with pytest.raises(PromotionError, match="is the champion"):
+                retire(home, "weather", version, "too old")
+        else:
+            assert "is retired" in retire(home, "weather", version, "too old")
+    assert needed_by(home, "weather") == {case.service: [champion]}
+    ledger.verify(home, ledger.own_trust(home))
+
+
+def test_what_no_model_needs_goes(home: Home, newer: UseCase) -> None:
+    """Versions, online rows and record; the program's own service stays, an unknown one is named."""
+    case = get_use_case("weather")
+    tables = offline.newest(home, case).built.tables
+    offline.update(home, newer, tables)
+    assert [older.service for older in older_services(home, case)] == [newer.service]
+    assert living_services(home, case) == []
+    assert "removed" in remove(home, case, newer.service)
+    assert older_services(home, case) == []
+    assert not (home.root / "offline" / newer.service).exists()
+    with pytest.raises(StateError, match="there is no older feature service"):
+        remove(home, case, newer.service)
+    with pytest.raises(StateError, match="is what the program declares"):
+        remove(home, case, case.service)
+
+
+def test_only_released_models_retire(home: Home) -> None:
+    with pytest.raises(PromotionError, match=r"9\.9\.9 was never released; released are"):
+        retire(home, "weather", "9.9.9", "typo")

@@ -1,0 +1,174 @@
+"""The offline store: versions of a service, as they were, shared, pruned, whole after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import Year
+
+from feature_repo import offline
+from feature_repo.contract import UseCase
+from feature_repo.engine import build_training_set
+from feature_repo.errors import StateError
+from feature_repo.home import Home
+from feature_repo.services import older_services
+from feature_repo.tables import content_digest, read_table, table_files, write_raw
+
+JUNE = datetime(2013, 6, 10, tzinfo=timezone.utc)
+
+
+def weather(year: Year, until: datetime) -> pa.Table:
+    """Observations that are known at ``until``."""
+    table = read_table(year.tables[0])
+    over = table["time_hour"].to_numpy() + np.timedelta64(1, "h")
+    return table.filter(pa.array(over <= np.datetime64(until.replace(tzinfo=None))))
+
+
+def ingest(home: Home, year: Year, until: datetime, raw: pa.Table | None = None) -> offline.Version:
+    """A version of what is known at ``until``."""
+    table = weather(year, until) if raw is None else raw
+    stored = [write_raw(home, year.use_case.tables[0], table)]
+    return offline.update(home, year.use_case, stored, until=until)
+
+
+def corrected(table: pa.Table, row: int) -> pa.Table:
+    """The table with another temperature in one row."""
+    temp = table["temp"].to_numpy().copy()
+    temp[row] += 5.0
+    return table.set_column(table.schema.get_field_index("temp"), "temp", pa.array(temp))
+
+
+@pytest.fixture(scope="module")
+def story(weather_year: Year, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Three versions: up to the tenth of June, the next day, and a correction of an old hour."""
+    home = Home(root=tmp_path_factory.mktemp("offline"))
+    ingest(home, weather_year, JUNE)
+    tomorrow = JUNE + timedelta(days=1)
+    ingest(home, weather_year, tomorrow)
+    known = weather(weather_year, tomorrow)
+    ingest(home, weather_year, tomorrow, corrected(known, 100))
+    return home
+
+
+def test_a_new_day_adds_its_ticks_and_a_correction_only_what_it_touches(
+    story: Home, weather_year: Year
+) -> None:
+    first, second, third = offline.versions(story, weather_year.use_case)
+    assert (first.number, second.number, third.number) == (1, 2, 3)
+    assert second.corrected == 0
+    assert 0 < second.added < first.added / 50
+    assert third.added == 0
+    # One hour's temperature: rows of one station within a day, and the same row a day later.
+    assert 0 < third.corrected < 120
+
+
+def test_months_that_did_not_change_are_one_file(story: Home, weather_year: Year) -> None:
+    """Five months of the six are links to the same bytes."""
+    first, second, _ = offline.versions(story, weather_year.use_case)
+    for before, after in zip(first.built.views, second.built.views, strict=True):
+        shared = {p.stat().st_ino for p in table_files(before)}
+        kept = [p for p in table_files(after) if p.stat().st_ino in shared]
+        assert len(kept) == len(table_files(after)) - 1
+    added = offline.sizes([first, second])
+    assert added[1] < added[0] / 3
+    assert "3 versions" in offline.report(story, weather_year.use_case)
+
+
+def test_a_training_set_is_rebuilt_as_it_was(story: Home, weather_year: Year) -> None:
+    """As of the record's time: before the correction the old temperature, after it the new one."""
+    case = weather_year.use_case
+    _, second, third = offline.versions(story, case)
+    then = offline.as_of(story, case, third.created - timedelta(microseconds=1))
+    assert then.number == second.number
+    was, now = (
+        build_training_set(story, case, version.built.tables, version.built.views)
+        for version in (then, third)
+    )
+    again = build_training_set(story, case, second.built.tables, second.built.views)
+    assert was.digest == again.digest != now.digest
+    with pytest.raises(StateError, match=r"no version of .* is kept"):
+        offline.as_of(story, case, datetime(2000, 1, 1, tzinfo=timezone.utc))
+
+
+def test_the_same_data_make_no_new_version(story: Home, weather_year: Year) -> None:
+    case, last = weather_year.use_case, offline.newest(story, weather_year.use_case)
+    again = offline.update(story, case, last.built.tables, until=last.until)
+    assert again == last
+
+
+def test_retention_forgets_old_versions_but_never_the_newest(
+    story: Home, weather_year: Year, tmp_path: Path
+) -> None:
+    case = weather_year.use_case
+    home = Home(root=tmp_path)
+    for days in (0, 1):
+        ingest(home, weather_year, JUNE + timedelta(days=days))
+    assert offline.prune(home, case, datetime.now(timezone.utc)) == []
+    later = datetime.now(timezone.utc) + case.retention + timedelta(days=1)
+    assert [version.number for version in offline.prune(home, case, later)] == [1]
+    assert offline.newest(home, case).number == 2
+    assert offline.newest(story, case).number == 3
+
+
+def test_an_older_declaration_can_still_be_computed(weather_year: Year, tmp_path: Path) -> None:
+    """From its record alone: the same tables, under its own service's name."""
+    home, case = Home(root=tmp_path), weather_year.use_case
+    version = ingest(home, weather_year, JUNE)
+    newer: UseCase = replace(case, features=case.features[:-1])
+    (older,) = older_services(home, newer)
+    assert (older.service, older.declaration) == (case.service, case.declaration)
+    assert older.views == case.views
+    tomorrow = JUNE + timedelta(days=1)
+    stored = [write_raw(home, case.tables[0], weather(weather_year, tomorrow))]
+    ours = offline.update(home, older, stored, until=tomorrow)
+    assert ours.number == version.number + 1
+    assert [view.rows for view in ours.built.views] > [view.rows for view in version.built.views]
+
+
+KILLED = """
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from feature_repo import offline
+from feature_repo.home import Home
+from feature_repo.registry import get_use_case
+home, case = Home(root=Path(sys.argv[1])), get_use_case("weather")
+print("go", flush=True)
+last = offline.newest(home, case)
+for hour in range(1, 1000):
+    offline.update(home, case, last.built.tables, until=last.until + timedelta(hours=hour))
+"""
+
+
+def test_a_killed_writer_leaves_whole_versions(weather_year: Year, tmp_path: Path) -> None:
+    """kill -9 while versions are written: every version that is there can be read, and the next
+    writer goes on."""
+    home, case = Home(root=tmp_path), weather_year.use_case
+    ingest(home, weather_year, JUNE)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "go\n"
+    deadline = time.monotonic() + 120
+    while len(offline.versions(home, case)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.communicate()
+    kept = offline.versions(home, case)
+    assert len(kept) >= 3
+    for version in kept:
+        for table in version.tables:
+            assert content_digest(Path(table.uri)) == table.digest
+    after = ingest(home, weather_year, kept[-1].until + timedelta(days=1))
+    assert after.number == kept[-1].number + 1
