@@ -57,7 +57,7 @@ def test_a_service_is_removed_once_its_last_model_is_retired(home: Home, newer: 
 
 
 def test_what_no_model_needs_goes(home: Home, newer: UseCase) -> None:
-    """Versions, online rows and record; the program's own service stays, an unknown one is named."""
+    """Versions, online rows, record; the program's own service stays, an unknown one is named."""
     case = get_use_case("weather")
     tables = offline.newest(home, case).built.tables
     offline.update(home, newer, tables)
