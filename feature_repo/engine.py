@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureView, UseCase
 from feature_repo.home import Home
-from feature_repo.sql import Reach, to_duckdb, training_set_sql, view_sql
+from feature_repo.sql import Reach, to_duckdb, training_set_sql, view_text
 from feature_repo.tables import (
     Table,
     bind,
@@ -77,9 +77,9 @@ class Session:
             near = overlapping(files, zones, first, last) if name == table else files
             bind(self.connection, name, near)
 
-    def ask(self, sql: str) -> pa.Table:
-        """The answer to a query in Spark's dialect."""
-        return self.connection.sql(to_duckdb(sql)).to_arrow_table()
+    def ask(self, sql: str, values: Mapping[str, int] | None = None) -> pa.Table:
+        """The answer to a query in Spark's dialect, with values for its markers."""
+        return self.connection.sql(to_duckdb(sql), params=values).to_arrow_table()
 
 
 def open_session(
@@ -161,7 +161,8 @@ def compute(session: Session, view: FeatureView, reach: Reach, state: pa.Table |
     session.see(view.log.sql, session.zones[view.log.name], first, reach.last * tick)
     if state is not None:
         session.connection.register(f"base_{view.name}", state)
-    rows = session.ask(view_sql(view, session.use_case.tick, reach))
+    text = view_text(view, session.use_case.tick, reach.first is not None, reach.spans)
+    rows = session.ask(text, reach.values)
     validate_table(rows, view_schema(view))
     return rows
 

@@ -8,7 +8,7 @@ sqlite one lets an older event overwrite a newer one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from feast.repo_config import FeastConfigBaseModel
 
 from feature_repo.online_rows import OnlineRows, open_rows
 from feature_repo.packed import STATE, RowFormat, microseconds, unpack_state
+from feature_repo.ticks import EPOCH
 
 Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 Found = tuple[datetime | None, dict[str, Value] | None]
@@ -76,12 +77,12 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]
         keys = [form.key(serialize_entity_key(key, 3)) for key in entity_keys]
         state, *rows = self._store(config).get([STATE, *keys])
         event, values = form.unpack(rows)
-        oldest = 0.0
+        oldest = 0
         if state is not None and table.ttl is not None:
-            oldest = (unpack_state(state).tick - table.ttl).timestamp()
+            oldest = microseconds(unpack_state(state).tick - table.ttl)
         wanted = [(n, form.features.index(n)) for n in requested_features or form.features]
         return [
-            _found(event[i], {n: values[i, k] for n, k in wanted})
+            _found(int(event[i]), {n: values[i, k] for n, k in wanted})
             if rows[i] is not None and event[i] >= oldest
             else (None, None)
             for i in range(len(rows))
@@ -125,9 +126,9 @@ def _double(value: Value | None) -> float:
     return float(value.double_val)
 
 
-def _found(event: float, values: dict[str, float]) -> Found:
+def _found(event: int, values: dict[str, float]) -> Found:
     """As Feast's own stores answer: a missing value is an empty message."""
-    return datetime.fromtimestamp(event, timezone.utc), {
+    return EPOCH + timedelta(microseconds=event), {
         name: Value() if np.isnan(value) else Value(double_val=value)
         for name, value in values.items()
     }

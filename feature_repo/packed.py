@@ -95,7 +95,7 @@ class RowFormat:
         return [content[i : i + size] for i in range(0, len(content), size)]
 
     def unpack(self, rows: Sequence[bytes | None]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Event times [n] in epoch seconds (0 where there is no row) and features [n, features].
+        """Event times [n] in microseconds (0 where there is no row) and features [n, features].
 
         Raises:
             StateError: a row is not of this view's form.
@@ -107,7 +107,7 @@ class RowFormat:
                 f"as its {len(self.features)} features need"
             )
         table = np.frombuffer(content, dtype=self._dtype)
-        return table["event"] / 1e6, table["values"]
+        return table["event"], table["values"]
 
 
 def row_format(view: FeatureView) -> RowFormat:

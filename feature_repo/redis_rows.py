@@ -12,7 +12,7 @@ from feature_repo.online_rows import SECONDS, Changes, changes, difference, part
 from feature_repo.packed import STATE, later_message, unpack_state
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from redis import ConnectionPool
     from redis.client import Pipeline
 
     from feature_repo.packed import Rows
@@ -51,7 +51,7 @@ class RedisRows:
         from redis.retry import Retry
 
         try:
-            self._client: Redis = redis.Redis.from_url(
+            self._pool: ConnectionPool = redis.ConnectionPool.from_url(
                 url, socket_timeout=SECONDS, socket_connect_timeout=5.0,
                 retry=Retry(NoBackoff(), 1),
             )  # fmt: skip
@@ -61,11 +61,14 @@ class RedisRows:
                 "leave it out for a file in the home"
             ) from exc
         self._failure = redis.RedisError
-        self._put = self._client.register_script(_PUT)
         self._hash = f"airworthy:{{{service}}}"  # the braces keep both keys on one cluster node
         self._writer = f"{self._hash}:writer"
-        where = self._client.connection_pool.connection_kwargs
+        where = self._pool.connection_kwargs
         self.name = f"redis {where.get('path') or where.get('host')} {self._hash}"
+        with self._errors():
+            # A connection of its own: to check one out of the pool costs as much as the answer.
+            self._client = redis.Redis(connection_pool=self._pool, single_connection_client=True)
+        self._put = self._client.register_script(_PUT)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See ``OnlineRows``."""
@@ -111,6 +114,7 @@ class RedisRows:
     def close(self) -> None:
         """See ``OnlineRows``."""
         self._client.close()
+        self._pool.disconnect()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureSpec, FeatureView, UseCase
@@ -38,45 +39,58 @@ class Reach:
     last: int = 0
     spans: bool = False
 
+    @property
+    def values(self) -> dict[str, int]:
+        """The values of the markers ``:first`` and ``:last`` in the text."""
+        if self.spans:
+            return {}
+        return {"last": self.last} | ({} if self.first is None else {"first": self.first})
+
 
 def view_sql(view: FeatureView, tick: timedelta, reach: Reach) -> str:
+    """SELECT of a feature view, with its bounds written out; see ``view_text``."""
+    text = view_text(view, tick, reach.first is not None, reach.spans)
+    for name, value in reach.values.items():
+        text = text.replace(f":{name}", str(value))
+    return text
+
+
+@cache
+def view_text(view: FeatureView, tick: timedelta, bounded: bool, spans: bool) -> str:
     """SELECT of a feature view: one row per entity and tick at which a feature may change.
+
+    ``:first`` (where it is ``bounded``) and ``:last`` are markers for a ``Reach``.
 
     Columns: the entity's keys, ``event_timestamp`` (the tick), ``created_timestamp`` (the
     same: when the row could be known), one double per feature, and the sums that go on for ever
     (``view.carried``); ordered by keys and tick.
     """
-    group = ", ".join((*view.entity.keys, *(("lo", "hi") if reach.spans else ())))
+    group = ", ".join((*view.entity.keys, *(("lo", "hi") if spans else ())))
     keys, seconds = ", ".join(view.entity.keys), _seconds(tick)
-    first, last = ("lo", "hi") if reach.spans else (str(reach.first), str(reach.last))
-    inside = f"tick <= {last}" + (
-        "" if reach.first is None and not reach.spans else f" and tick >= {first}"
-    )
+    first, last = ("lo", "hi") if spans else (":first", ":last")
+    inside = f"tick <= {last}" + (f" and tick >= {first}" if bounded or spans else "")
     windowed = [f for f in view.features if f.aggregation != "last"]
     lasts = [f for f in view.features if f.aggregation == "last"]
-    joins = "".join(
-        f" left join {name} using ({group}, tick)"
-        for name, wanted in (("sums", windowed), ("lasts", lasts))
-        if wanted
-    )
-    continued = view.continued and (reach.first is not None or reach.spans)
+    source = "ticks" if windowed else "lasts"
+    if windowed:
+        source += f" left join sums using ({group}, tick)"
+        source += f" left join lasts using ({group}, tick)" if lasts else ""
+    continued = view.continued and (bounded or spans)
     if continued:
-        on = f"{keys}, lo" if reach.spans else keys
-        joins += f" left join base_{view.name} as base using ({on})"
+        on = f"{keys}, lo" if spans else keys
+        source += f" left join base_{view.name} as base using ({on})"
     columns = [
-        *(f"{_feature(f, group, tick, first, continued)} as {f.name}" for f in view.features),
+        *(
+            f"{_feature(f, group, tick, first, continued, alone=not windowed)} as {f.name}"
+            for f in view.features
+        ),
         *(f"{total} as {name}" for name, total in _carried(view, group, first, continued)),
     ]
-    ticks = [f"select distinct {group}, tick from events"]
-    for ahead in sorted({f.window // tick for f in windowed if f.window is not None}):
-        moved = inside.replace("tick", f"tick + {ahead}")
-        ticks.append(f"select {group}, tick + {ahead} from events where {moved}")
     parts = [
-        _events(view, tick, reach), *_sums(windowed, group), *_lasts(view, lasts, group),
-        # UNION without ALL: each tick once.
-        "ticks as (\n  " + "\n  union\n  ".join(ticks) + "\n)",
+        _events(view, tick, bounded, spans), *_sums(windowed, group), *_lasts(view, lasts, group),
+        *_ticks(windowed, group, tick, inside),
         f"filled as (\n  select {group}, tick,\n  " + ",\n  ".join(columns)
-        + f"\n  from ticks{joins}\n)",
+        + f"\n  from {source}\n)",
     ]  # fmt: skip
     names = ", ".join((*(f.name for f in view.features), *view.carried))
     return (
@@ -98,21 +112,18 @@ def events_sql(view: FeatureView, tick: timedelta) -> str:
     )
 
 
-def _events(view: FeatureView, tick: timedelta, reach: Reach) -> str:
+def _events(view: FeatureView, tick: timedelta, bounded: bool, spans: bool) -> str:
     """The events that a window of a wanted tick can see."""
-    back = view.reach // tick
-    if reach.spans:
+    back, sql = view.reach // tick, events_sql(view, tick)
+    if spans:
         keys = ", ".join(view.entity.keys)
         return (
-            f"events as (\n  select all_events.*, lo, hi from ({events_sql(view, tick)}) as "
-            f"all_events\n  join spans_{view.name} using ({keys})\n"
+            f"events as (\n  select all_events.*, lo, hi from ({sql}) as all_events\n"
+            f"  join spans_{view.name} using ({keys})\n"
             f"  where tick > lo - 1 - {back} and tick <= hi\n)"
         )
-    since = "" if reach.first is None else f" and tick > {reach.first - 1 - back}"
-    return (
-        f"events as (\n  select * from ({events_sql(view, tick)}) as all_events"
-        f"\n  where tick <= {reach.last}{since}\n)"
-    )
+    since = f" and tick > :first - 1 - {back}" if bounded else ""
+    return f"events as (\n  select * from ({sql}) as all_events\n  where tick <= :last{since}\n)"
 
 
 def _sums(specs: list[FeatureSpec], group: str) -> list[str]:
@@ -124,47 +135,72 @@ def _sums(specs: list[FeatureSpec], group: str) -> list[str]:
         value, weight = spec.value, spec.weight
         product = f"{value} * {weight}" if weight else value
         counted = f"case when {value} is not null then {weight or 1} end"
-        terms[_top(spec)] = f"sum(cast({product} as {DECIMAL})) as {_top(spec)}"
-        terms[_bottom(spec)] = f"sum(cast({counted} as {DECIMAL})) as {_bottom(spec)}"
-    columns = ", ".join(terms.values())
+        for name, term in ((_top(spec), product), (_bottom(spec), counted)):
+            total = f"sum(cast({term} as {DECIMAL}))"
+            terms[name] = total if _decimal(spec) else f"cast({total} * 1000 as double)"
+    columns = ", ".join(f"{total} as {name}" for name, total in terms.items())
     return [
-        f"sums as (\n  select {group}, tick, {columns}\n  from events group by {group}, tick\n)"
+        f"sums as (\n  select {group}, tick, {columns}\n  from events\n  group by {group}, tick\n)"
     ]
+
+
+def _decimal(spec: FeatureSpec) -> bool:
+    """Whether sums stay decimals. In windows, whole thousandths as doubles are as exact (up to
+    2**53 of them, 9e12 in the value's unit) and cheaper; instants and endless sums get larger."""
+    return spec.window is None or spec.as_age
 
 
 def _lasts(view: FeatureView, specs: list[FeatureSpec], group: str) -> list[str]:
     """Last known values as of the last event of each entity and tick."""
     if not specs:
         return []
-    order = ("available_at", "event_timestamp", *view.log.tie_break)
+    # One order for both windows: it is sorted once.
+    order = ", ".join(("available_at", "event_timestamp", *view.log.tie_break))
+    over = f"over (partition by {group} order by {order}"
     columns = ", ".join(
-        f"last_value({value}) ignore nulls over (partition by {group} order by {', '.join(order)} "
-        f"rows between unbounded preceding and current row) as last_{value}"
+        f"last_value({value}) ignore nulls {over} rows between unbounded preceding and current "
+        f"row) as last_{value}"
         for value in dict.fromkeys(f.value for f in specs)
     )
-    descending = ", ".join(f"{column} desc" for column in order)
     return [
-        f"ordered as (\n  select {group}, tick, {columns},\n    row_number() over (partition by "
-        f"{group}, tick order by {descending}) as latest\n  from events\n)",
-        "lasts as (\n  select * from ordered where latest = 1\n)",
+        f"ordered as (\n  select {group}, tick, {columns},\n    lead(tick) {over}) as following\n"
+        "  from events\n)",
+        "lasts as (\n  select * from ordered where following is null or following <> tick\n)",
     ]
 
 
+def _ticks(specs: list[FeatureSpec], group: str, tick: timedelta, inside: str) -> list[str]:
+    """Ticks at which a window changes: by an event, or by one that leaves it."""
+    if not specs:
+        return []
+    ticks = [f"select {group}, tick from sums"]
+    for ahead in sorted({f.window // tick for f in specs if f.window is not None}):
+        moved = inside.replace("tick", f"tick + {ahead}")
+        ticks.append(f"select {group}, tick + {ahead} from sums where {moved}")
+    # UNION without ALL: each tick once.
+    return ["ticks as (\n  " + "\n  union\n  ".join(ticks) + "\n)"]
+
+
 def _top(spec: FeatureSpec) -> str:
-    return f"top_{spec.value}_{spec.weight or 'one'}"
+    return f"top_{spec.value}_{spec.weight or 'one'}" + "_decimal" * _decimal(spec)
 
 
 def _bottom(spec: FeatureSpec) -> str:
-    return f"bottom_{spec.value}_{spec.weight or 'one'}"
+    return f"bottom_{spec.value}_{spec.weight or 'one'}" + "_decimal" * _decimal(spec)
 
 
-def _feature(spec: FeatureSpec, group: str, tick: timedelta, first: str, continued: bool) -> str:
-    """One feature's expression over the ticks of its entity."""
+def _feature(
+    spec: FeatureSpec, group: str, tick: timedelta, first: str, continued: bool, alone: bool
+) -> str:
+    """One feature's expression over the ticks of its entity; ``alone``: of a view without
+    windows, whose ticks are those of its events."""
     if spec.aggregation == "last":
-        seen = (
-            f"last_value(last_{spec.value}) ignore nulls over (partition by {group} "
-            "order by tick rows between unbounded preceding and current row)"
-        )
+        seen = f"last_{spec.value}"
+        if not alone:
+            seen = (
+                f"last_value({seen}) ignore nulls over (partition by {group} "
+                "order by tick rows between unbounded preceding and current row)"
+            )
         return (
             f"coalesce(cast({seen} as double), base.{spec.name})"
             if continued
@@ -179,10 +215,11 @@ def _feature(spec: FeatureSpec, group: str, tick: timedelta, first: str, continu
             f"(partition by {group} order by tick range between {spec.window // tick - 1} "
             "preceding and current row)"
         )
-        top, bottom = f"sum({_top(spec)}) over {frame}", f"sum({_bottom(spec)}) over {frame}"
+        unit = "" if _decimal(spec) else " / 1000"
+        top, bottom = (f"sum({name}) over {frame}{unit}" for name in (_top(spec), _bottom(spec)))
     if spec.aggregation == "mean":
-        return f"cast({top} as double) / nullif(cast({bottom} as double), 0)"
-    return f"coalesce(cast({bottom if spec.aggregation == 'count' else top} as double), 0)"
+        return f"cast(({top}) as double) / nullif(cast(({bottom}) as double), 0)"
+    return f"coalesce(cast(({bottom if spec.aggregation == 'count' else top}) as double), 0)"
 
 
 def _running(spec: FeatureSpec, which: str, group: str, first: str, continued: bool) -> str:
@@ -276,8 +313,9 @@ def _read(view: FeatureView, seconds: int) -> list[str]:
     ]
 
 
+@cache
 def to_duckdb(sql: str) -> str:
-    """The same query in DuckDB's dialect."""
+    """The same query in DuckDB's dialect; a marker ``:x`` becomes ``$x``."""
     import sqlglot
     import sqlglot.expressions as exp
 

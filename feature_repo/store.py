@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -74,8 +74,9 @@ def materialise(
 def push(home: Home, use_case: UseCase, view: str, rows: pa.Table) -> Push:
     """Tell the online store of rows of one view that became known late, in any order.
 
-    ``rows`` has the columns of the view's table. A row replaces the entity's only when it is
-    newer: by ``event_timestamp``, then by ``created_timestamp``.
+    ``rows`` has the columns of the view's table (the carried sums may be left out). A row
+    replaces the entity's only when it is newer: by ``event_timestamp``, then by
+    ``created_timestamp``.
 
     Raises:
         SourceError: the rows are not of the view's schema.
@@ -89,7 +90,10 @@ def push(home: Home, use_case: UseCase, view: str, rows: pa.Table) -> Push:
         raise StateError(
             f"use case {use_case.name!r} has no feature view {view!r}; it has {sorted(declared)}"
         )
-    validate_table(rows, view_schema(declared[view]))
+    schema, carried = view_schema(declared[view]), declared[view].carried
+    rows = rows.drop_columns([name for name in carried if name in rows.column_names])
+    columns = schema.columns.remove_columns(list(carried))
+    validate_table(rows, replace(schema, columns=columns))
     packed = pack_rows(declared[view], rows)
     return Push(rows=rows.num_rows, written=rows_of(home, use_case).put(packed.items()))
 
@@ -97,8 +101,10 @@ def push(home: Home, use_case: UseCase, view: str, rows: pa.Table) -> Push:
 def last_rows_sql(view: FeatureView, tick: datetime) -> str:
     """DuckDB's SELECT of each entity's last row at ``tick`` or before."""
     keys = ", ".join(view.entity.keys)
+    names = ", ".join(f.name for f in view.features)
     return (
-        f"SELECT unnest(arg_max(v, (event_timestamp, created_timestamp))) FROM {view.name} v "
+        "SELECT unnest(arg_max(v, (event_timestamp, created_timestamp))) FROM "
+        f"(SELECT {keys}, event_timestamp, created_timestamp, {names} FROM {view.name}) v "
         f"WHERE event_timestamp <= make_timestamptz({microseconds(tick)}) GROUP BY {keys}"
     )
 

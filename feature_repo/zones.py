@@ -8,6 +8,7 @@ every part counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,7 @@ class Zone(NamedTuple):
 Zones = Mapping[str, Zone]  # by the part's file name, which holds its digest
 
 
+@cache
 def mapped_table(sql: str) -> str | None:
     """The one table that a SELECT (Spark's dialect) maps row by row; None if it does more."""
     import sqlglot
@@ -89,6 +91,7 @@ def bounds(zones: Iterable[Zones]) -> tuple[int, int]:
     return min((z.first for z in every), default=0), max((z.last for z in every), default=0)
 
 
+@cache
 def _with_file(sql: str) -> str:
     """The SELECT in DuckDB's dialect, with the file that each row comes from."""
     import sqlglot

@@ -14,9 +14,8 @@ from feature_repo.errors import StateError
 from feature_repo.packed import STATE, StoreState, entity_key, row_format, unpack_state
 
 if TYPE_CHECKING:
-    from feature_repo.contract import Column, FeatureView, UseCase
+    from feature_repo.contract import Column, UseCase
     from feature_repo.online_rows import OnlineRows as Store
-    from feature_repo.packed import RowFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +41,9 @@ class OnlineStore:
     def __init__(self, rows: Store, use_case: UseCase) -> None:
         self._rows = rows
         self._use_case = use_case
-        self._forms = [(view, row_format(view)) for view in use_case.views]
+        self._views = use_case.views
+        self._forms = [row_format(view) for view in self._views]
+        self._ttls = np.array([[view.log.ttl.total_seconds()] for view in self._views])
         self._state: tuple[bytes, StoreState] | None = None
         self._checked(self._rows.get([STATE])[0])
 
@@ -53,29 +54,47 @@ class OnlineStore:
 
     def read(self, fields: Sequence[Mapping[str, Any]]) -> OnlineRows:
         """Stored features of requests given by their fields; all rows are of one moment."""
-        keys = [[self._key(view, form, f) for f in fields] for view, form in self._forms]
+        keys = self._keys(fields)
         distinct = list(dict.fromkeys(key for of_view in keys for key in of_view if key))
         state, *values = self._rows.get([STATE, *distinct])
         tick, found = self._checked(state).tick, dict(zip(distinct, values, strict=True))
+        try:
+            rows = [
+                form.unpack([found.get(key) for key in of_view])
+                for form, of_view in zip(self._forms, keys, strict=True)
+            ]
+        except StateError as exc:
+            raise self._broken(f"{exc}") from exc
+        events = np.array([event for event, _ in rows]) / 1e6  # [views, n]
+        at = tick.timestamp()
+        # A row from after the store's tick is no fact yet.
+        dead = np.logical_or(events < at - self._ttls, events > at)
         columns: dict[str, Column] = {}
-        view_ticks: dict[str, Column] = {}
-        for (view, form), of_view in zip(self._forms, keys, strict=True):
-            try:
-                event, features = form.unpack([found.get(key) for key in of_view])
-            except StateError as exc:
-                raise self._broken(f"{exc}") from exc
-            # A row from after the store's tick is no fact yet.
-            living = (event >= tick.timestamp() - view.log.ttl.total_seconds()) & (event > 0)
-            living &= event <= tick.timestamp()
-            view_ticks[view.name] = np.where(living, event, math.nan)
-            features = np.where(living[:, None], features, math.nan)
-            columns |= zip(form.features, features.T, strict=True)
+        for form, (_, features), gone in zip(self._forms, rows, dead, strict=True):
+            alive = np.where(gone[:, None], math.nan, features)
+            columns |= zip(form.features, alive.T, strict=True)
+        ticks = np.where(np.logical_or(dead, events == 0), math.nan, events)
+        view_ticks = {view.name: ticks[i] for i, view in enumerate(self._views)}
         return OnlineRows(tick=tick, columns=columns, view_ticks=view_ticks)
 
-    def _key(self, view: FeatureView, form: RowFormat, fields: Mapping[str, Any]) -> bytes:
-        """The entity's key; empty (never stored) when a part of it is null."""
-        keys = {name: fields[name] for name in view.entity.keys}
-        return b"" if None in keys.values() else form.key(entity_key(keys))
+    def close(self) -> None:
+        """Let go of the store."""
+        self._rows.close()
+
+    def _keys(self, fields: Sequence[Mapping[str, Any]]) -> list[list[bytes]]:
+        """Keys by view and request; empty (never stored) where a part of the entity is null."""
+        entities: dict[tuple[str, ...], list[bytes]] = {}
+        for names in {view.entity.keys: None for view in self._views}:
+            asked = [tuple([f[name] for name in names]) for f in fields]
+            made = {
+                values: b"" if None in values else entity_key(dict(zip(names, values, strict=True)))
+                for values in set(asked)
+            }
+            entities[names] = [made[values] for values in asked]
+        return [
+            [entity and form.key(entity) for entity in entities[view.entity.keys]]
+            for view, form in zip(self._views, self._forms, strict=True)
+        ]
 
     def _checked(self, value: bytes | None) -> StoreState:
         """The store's state, which must be of this declaration."""
@@ -100,10 +119,6 @@ class OnlineStore:
                 )
         self._state = value, state
         return state
-
-    def close(self) -> None:
-        """Let go of the store."""
-        self._rows.close()
 
     def _broken(self, reason: str) -> StateError:
         return StateError(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from feature_repo.contract import FeatureView, UseCase
     from feature_repo.home import Home
+    from feature_repo.online_rows import OnlineRows
 
     Asked = dict[str, list[dict[str, str]]]  # entities, by view
     Values = dict[str, NDArray[np.float64]]  # by view: [asked, 1 + features], the row's time first
@@ -79,8 +80,9 @@ def check_parity(home: Home, use_case: UseCase, tables: list[Table]) -> Parity:
         StateError: the online store does not answer.
     """
     asked = {view.name: _sample(view, tables) for view in use_case.views}
-    tick, served = _ask_server(home, use_case, asked)
-    told = _ask_feast(home, use_case, tables, {name: rows[-FEW:] for name, rows in asked.items()})
+    rows = rows_of(home, use_case)
+    tick, served = _ask_server(rows, use_case, asked)
+    told = _ask_feast(home, use_case, tables, {n: keys[-FEW:] for n, keys in asked.items()})
     offline = _offline(use_case, tables, asked, tick)
     views, examples = [], []
     for reader, found in (("server", served), ("Feast", told)):
@@ -92,7 +94,7 @@ def check_parity(home: Home, use_case: UseCase, tables: list[Table]) -> Parity:
             examples += differences
     parity = Parity(
         use_case=use_case.name, declaration=use_case.declaration,
-        store=rows_of(home, use_case).name, tick=tick.isoformat(),
+        store=rows.name, tick=tick.isoformat(),
         compared_at=datetime.now(timezone.utc).isoformat(), views=views,
         examples=examples[:EXAMPLES],
     )  # fmt: skip
@@ -115,10 +117,10 @@ def _sample(view: FeatureView, tables: list[Table]) -> list[dict[str, str]]:
     return known + [dict.fromkeys(view.entity.keys, f"unknown-{i}") for i in range(UNKNOWN)]
 
 
-def _ask_server(home: Home, use_case: UseCase, asked: Asked) -> tuple[datetime, Values]:
+def _ask_server(stored: OnlineRows, use_case: UseCase, asked: Asked) -> tuple[datetime, Values]:
     """The store's tick, and each view's values as the server reads them, in one round trip."""
     nothing = {key: None for view in use_case.views for key in view.entity.keys}
-    store = OnlineStore(rows_of(home, use_case), use_case)
+    store = OnlineStore(stored, use_case)
     try:
         rows = store.read([{**nothing, **keys} for of_view in asked.values() for keys in of_view])
     finally:

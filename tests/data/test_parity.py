@@ -57,14 +57,15 @@ def row(year: Year, temp: float | None = None, hours: float = 0, known: float = 
     assert len(frame) == 1
     frame["created_timestamp"] = pd.Timestamp(event + known * HOUR)
     if temp is not None:
-        frame["temp"] = temp
+        assert "temp_now" in frame
+        frame["temp_now"] = temp
     return pa.Table.from_pandas(frame, table.schema, preserve_index=False)
 
 
 def served(home: Home, year: Year) -> float:
     """JFK's temperature as the server reads it."""
     store = OnlineStore(rows_of(home, year.use_case), year.use_case)
-    return float(store.read([{"origin": "JFK"}]).columns["temp"][0])
+    return float(store.read([{"origin": "JFK"}]).columns["temp_now"][0])
 
 
 def feast(home: Home, year: Year) -> Any:
@@ -105,7 +106,7 @@ def test_one_value_that_differs_is_refused_and_reported(filled: Home, weather_ye
     (state,) = store.get([STATE])
     assert state is not None
     store.put([(key, value)])
-    with pytest.raises(SkewError, match=r"2 mismatches.*station_observations\.temp of .*JFK.*999"):
+    with pytest.raises(SkewError, match=r"2 mismatches.*observations\.temp_now of .*JFK.*999"):
         check_parity(filled, year.use_case, year.views)
     (path,) = (filled.root / "reports" / "parity" / "weather").iterdir()
     assert sum(v["mismatches"] for v in json.loads(path.read_text())["views"]) == 2
@@ -120,8 +121,8 @@ def test_one_value_that_differs_is_refused_and_reported(filled: Home, weather_ye
 def test_the_store_must_be_of_the_views(filled: Home, weather_year: Year) -> None:
     """One thousandth in one feature of the offline table is a difference in every station."""
     table = read_table(named(weather_year.views, VIEW))
-    at = table.schema.get_field_index("temp")
-    moved = table.set_column(at, table.schema.field(at), pc.add(table["temp"], 0.001))
+    at = table.schema.get_field_index("temp_now")
+    moved = table.set_column(at, table.schema.field(at), pc.add(table["temp_now"], 0.001))
     views = [v for v in weather_year.views if v.name != VIEW] + [write_table(filled, VIEW, moved)]
     with pytest.raises(SkewError, match="6 mismatches"):
         check_parity(filled, weather_year.use_case, views)
@@ -163,7 +164,7 @@ def test_a_push_of_bad_rows_says_what_is_wrong(filled: Home, weather_year: Year)
     assert push(filled, year.use_case, VIEW, good).written == 0
     with pytest.raises(StateError, match=r"no feature view 'stations'; it has \['station_obs"):
         push(filled, year.use_case, "stations", good)
-    with pytest.raises(SourceError, match="column 'temp' breaks the rule"):
+    with pytest.raises(SourceError, match="column 'temp_now' breaks the rule"):
         push(filled, year.use_case, VIEW, row(year, temp=1e6))
     nobody = good.set_column(0, good.schema.field(0), pa.array([None], pa.string()))
     with pytest.raises(SourceError, match="'origin'"):
@@ -210,6 +211,6 @@ def test_the_sdk_reads_what_the_server_reads(filled: Home, weather_year: Year) -
         )
         for name, column in rows.columns.items():
             np.testing.assert_array_equal(np.array(answer[name], dtype=float), column)
-        assert np.isnan(rows.columns["temp"]).tolist() == [until is much_later] * 3 + [True] + [
+        assert np.isnan(rows.columns["temp_now"]).tolist() == [until is much_later] * 3 + [True] + [
             until is much_later
         ]
