@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureView, UseCase
 from feature_repo.home import Home
-from feature_repo.sql import Reach, to_duckdb, training_set_sql, view_text
+from feature_repo.sql import Reach, to_duckdb, view_text
 from feature_repo.tables import (
     Table,
     bind,
@@ -29,6 +29,7 @@ from feature_repo.tables import (
     write_table,
 )
 from feature_repo.ticks import epoch_seconds
+from feature_repo.training_sql import training_set_sql
 from feature_repo.zones import Zone, Zones, bounds, find_zones, mapped_table, overlapping
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from feature_repo.contract import FeatureView, UseCase
 from feature_repo.engine import TRAINING_SET, Built, Session, last_rows, last_tick, open_session
 from feature_repo.home import Home
-from feature_repo.sql import Reach, training_set_sql, view_sql
+from feature_repo.sql import Reach, view_sql
 from feature_repo.tables import Table, table_files, write_parts, write_table
+from feature_repo.training_sql import training_set_sql
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,8 +18,9 @@ from feature_repo.engine import compute_views
 from feature_repo.errors import SourceError
 from feature_repo.home import Home
 from feature_repo.registry import USE_CASES
-from feature_repo.sql import Reach, training_set_sql, view_sql
+from feature_repo.sql import Reach, view_sql
 from feature_repo.tables import named, read_table, write_table
+from feature_repo.training_sql import training_set_sql
 
 VIEWS = [(u, view) for u in USE_CASES.values() for view in u.views]
 
