@@ -18,7 +18,14 @@ from feature_repo.contract import (
     RequestField,
     UseCase,
 )
-from feature_repo.flights.logs import ARRIVALS, DEPARTURES, PENDING, WEATHER
+from feature_repo.flights.logs import (
+    ARRIVALS,
+    DEPARTURES,
+    INBOUND,
+    PENDING,
+    SCHEDULE,
+    WEATHER,
+)
 from feature_repo.local_time import local_time
 
 if TYPE_CHECKING:
@@ -31,35 +38,56 @@ COUNT = (0.0, 100_000.0)
 INSTANT = (0.0, 4_102_444_800.0)  # epoch seconds, up to the year 2100
 
 ORIGIN = Entity(name="origin", keys=("origin",))
+CARRIER = Entity(name="carrier", keys=("carrier",))
 CARRIER_ORIGIN = Entity(name="carrier_origin", keys=("carrier", "origin"))
 DEST = Entity(name="dest", keys=("dest",))
 CARRIER_DEST = Entity(name="carrier_dest", keys=("carrier", "dest"))
+ROUTE = Entity(name="route", keys=("origin", "dest"))
 TAIL = Entity(name="tail", keys=("tailnum",))
 LINE = Entity(name="line", keys=("carrier", "flight", "origin"))
 
+WEEK, FOUR_WEEKS = 7 * 24, 28 * 24
+MEANS = {
+    "arr_delay": (ARRIVALS, DELAY, "mean arrival delay in minutes"),
+    "late": (ARRIVALS, SHARE, "share of arrivals more than 15 minutes late"),
+    "dep_delay": (DEPARTURES, DELAY, "mean departure delay in minutes"),
+}
+COUNTS = {
+    "departures": (DEPARTURES, "dep_delay", "departures"),
+    "legs": (DEPARTURES, "dep_delay", "legs flown from New York"),
+    "scheduled": (SCHEDULE, "scheduled", "scheduled departures that came within two hours"),
+    "inbound": (INBOUND, "scheduled", "scheduled arrivals that came within two hours"),
+}
 
-def _rates(entity: Entity, hours: int) -> tuple[FeatureSpec, ...]:
-    """How an entity's flights fared over the last hours."""
-    window, where = timedelta(hours=hours), f"{entity.name}, last {hours} h"
-    prefix, suffix = entity.name, f"{hours}h"
 
-    def spec(
-        name: str, log: EventLog, value: str, bounds: tuple[float, float], text: str
-    ) -> FeatureSpec:
-        return FeatureSpec(
-            name=f"{prefix}_{name}_{suffix}", entity=entity, log=log, value=value,
-            aggregation="mean", window=window, bounds=bounds, description=f"{text}: {where}",
-        )  # fmt: skip
+def _span(hours: int) -> str:
+    """24h, 7d."""
+    return f"{hours}h" if hours <= 24 else f"{hours // 24}d"
 
-    return (
-        spec("arr_delay", ARRIVALS, "arr_delay", DELAY, "mean arrival delay in minutes"),
-        spec("late", ARRIVALS, "late", SHARE, "share of arrivals more than 15 minutes late"),
-        spec("dep_delay", DEPARTURES, "dep_delay", DELAY, "mean departure delay in minutes"),
+
+def _means(entity: Entity, value: str, *hours: int) -> tuple[FeatureSpec, ...]:
+    """A mean of an entity's flights over each of several windows."""
+    log, bounds, text = MEANS[value]
+    return tuple(
         FeatureSpec(
-            name=f"{prefix}_departures_{suffix}", entity=entity, log=DEPARTURES,
-            value="dep_delay", aggregation="count", window=window, default=0.0, bounds=COUNT,
-            description=f"departures: {where}",
-        ),
+            name=f"{entity.name}_{value}_{_span(h)}", entity=entity, log=log, value=value,
+            aggregation="mean", window=timedelta(hours=h), bounds=bounds,
+            description=f"{text}: {entity.name}, last {_span(h)}",
+        )
+        for h in hours
+    )  # fmt: skip
+
+
+def _counts(entity: Entity, what: str, *hours: int) -> tuple[FeatureSpec, ...]:
+    """How many flights of an entity, over each of several windows."""
+    log, value, text = COUNTS[what]
+    return tuple(
+        FeatureSpec(
+            name=f"{entity.name}_{what}_{_span(h)}", entity=entity, log=log, value=value,
+            aggregation="count", window=timedelta(hours=h), default=0.0, bounds=COUNT,
+            description=f"{text}: {entity.name}, last {_span(h)}",
+        )
+        for h in hours
     )  # fmt: skip
 
 
@@ -89,23 +117,6 @@ def _last(
     )  # fmt: skip
 
 
-def _line(name: str, value: str, bounds: tuple[float, float], text: str) -> FeatureSpec:
-    """How a flight number fared over the last four weeks."""
-    return FeatureSpec(
-        name=f"line_{name}_28d", entity=LINE, log=ARRIVALS, value=value, aggregation="mean",
-        window=timedelta(days=28), bounds=bounds, description=f"{text}: flight number, last 28 d",
-    )  # fmt: skip
-
-
-def _arr_delay(entity: Entity, hours: int) -> FeatureSpec:
-    """Mean arrival delay of an entity over the last hours."""
-    return FeatureSpec(
-        name=f"{entity.name}_arr_delay_{hours}h", entity=entity, log=ARRIVALS,
-        value="arr_delay", aggregation="mean", window=timedelta(hours=hours), bounds=DELAY,
-        description=f"mean arrival delay in minutes: {entity.name}, last {hours} h",
-    )  # fmt: skip
-
-
 def _weather(value: str, low: float, high: float, text: str) -> FeatureSpec:
     """Last weather at the origin."""
     return _last(f"origin_{value}", ORIGIN, WEATHER, value, (low, high), f"{text} at the origin")
@@ -125,12 +136,25 @@ OBSERVED = (
 
 FEATURES = (
     *(spec for entity in (ORIGIN, CARRIER_ORIGIN, DEST) for spec in _pending(entity)),
-    *(spec for hours in (1, 3, 24) for spec in _rates(ORIGIN, hours)),
-    *(spec for hours in (1, 3, 24) for spec in _rates(CARRIER_ORIGIN, hours)),
-    *(_arr_delay(DEST, hours) for hours in (3, 24)),
-    _arr_delay(CARRIER_DEST, 24),
-    _line("arr_delay", "arr_delay", DELAY, "mean arrival delay in minutes"),
-    _line("late", "late", SHARE, "share of arrivals more than 15 minutes late"),
+    *_counts(ORIGIN, "scheduled", 1),
+    *_counts(DEST, "inbound", 1),
+    *(
+        spec
+        for entity in (ORIGIN, CARRIER_ORIGIN)
+        for value in MEANS
+        for spec in _means(entity, value, 1, 3, 24)
+    ),
+    *(spec for e in (ORIGIN, CARRIER_ORIGIN) for spec in _counts(e, "departures", 1, 3, 24)),
+    *_means(CARRIER, "arr_delay", 1, 3, 24, WEEK),
+    *_means(CARRIER, "dep_delay", 1, 3, 24, WEEK),
+    *_means(DEST, "arr_delay", 1, 3, 24),
+    *_means(CARRIER_DEST, "arr_delay", 24, FOUR_WEEKS),
+    *_means(ROUTE, "arr_delay", 24, WEEK, FOUR_WEEKS),
+    *_means(LINE, "arr_delay", FOUR_WEEKS),
+    *_means(LINE, "late", FOUR_WEEKS),
+    *_means(TAIL, "arr_delay", 24, WEEK, FOUR_WEEKS),
+    *_means(TAIL, "dep_delay", 24),
+    *_counts(TAIL, "legs", 24),
     _last("tail_arr_delay", TAIL, ARRIVALS, "arr_delay", DELAY, "aircraft: last arrival delay"),
     _last("tail_arr_age", TAIL, ARRIVALS, "at", INSTANT, "aircraft: last arrival"),
     _last("tail_dep_delay", TAIL, DEPARTURES, "dep_delay", DELAY, "aircraft: last dep. delay"),

@@ -68,6 +68,39 @@ PENDING = EventLog(
     scheduled=True,
 )
 
+# The published schedule, read no further than two hours ahead: a count over the last hour at one
+# hour before a departure sees the departures around it.
+SCHEDULE = EventLog(
+    name="schedule",
+    sql="""
+      select carrier, flight, origin, dest,
+        cast(unix_seconds(scheduled_departure) as double) as scheduled,
+        scheduled_departure as event_timestamp,
+        scheduled_departure - interval '2' hour as available_at
+      from flights
+    """,
+    tie_break=FLIGHT,
+    ttl=timedelta(days=7),
+    fresh_within=timedelta(hours=7),
+    scheduled=True,
+)
+
+# The same by scheduled arrival: what comes to the destination from New York.
+INBOUND = EventLog(
+    name="inbound",
+    sql="""
+      select carrier, flight, origin, dest,
+        cast(unix_seconds(scheduled_arrival) as double) as scheduled,
+        scheduled_arrival as event_timestamp,
+        scheduled_arrival - interval '2' hour as available_at
+      from flights
+    """,
+    tie_break=FLIGHT,
+    ttl=timedelta(days=7),
+    fresh_within=timedelta(hours=7),
+    scheduled=True,
+)
+
 # Adding zero: of a small negative number, DuckDB's round makes -0.0, and Spark's 0.0.
 WEATHER = EventLog(
     name="weather",

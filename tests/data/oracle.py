@@ -89,6 +89,10 @@ def _add_flight(
             {**keys, "at_": left, "known": left + 900, "order": order, "dep_delay": dep_delay,
              "at": left}
         )  # fmt: skip
+    for log, at in (("schedule", scheduled), ("inbound", arrival)):
+        logs[log].append(
+            {**keys, "at_": at, "known": at - 7200, "order": order, "scheduled": at}
+        )  # fmt: skip
     for delta, known in ((1, scheduled), (-1, out_by)):
         logs["pending"].append(
             {**keys, "at_": scheduled, "known": known, "order": (*order, delta), "delta": delta,

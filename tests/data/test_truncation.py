@@ -104,6 +104,9 @@ def leaking(use_case: UseCase, name: str, before: str, after: str) -> UseCase:
             "scheduled_departure + case when dep_delay is null then interval '3' hour "
             "else interval '99' hour end)",
         ),
+        # The schedule of the third hour ahead, and of arrivals that leave after the second.
+        ("schedule", "interval '2' hour", "interval '3' hour"),
+        ("inbound", "interval '2' hour", "interval '12' hour"),
         # Weather of an hour that is not over.
         ("weather", "time_hour + interval '1' hour", "time_hour"),
     ],

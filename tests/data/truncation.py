@@ -22,6 +22,7 @@ from feature_repo.tables import read_table, write_table
 
 KEYS = ("carrier", "origin", "dest", "tailnum")
 REPORT = pd.Timedelta(minutes=15)
+SCHEDULE = pd.Timedelta(hours=2)  # how far the published schedule is read ahead
 FOREVER = timedelta(days=10_000)
 
 
@@ -36,12 +37,15 @@ def unknown_after(flights: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
 
 
 def reach(use_case: UseCase, forever: bool) -> dict[tuple[str, ...], timedelta]:
-    """How far back a feature of an entity can look: its ttl and longest window, and two days
-    for the longest delay. Flights that left the pending log before cancel themselves out."""
+    """How far back a feature of an entity can look: its longest window, its ttl (an old row makes
+    a count zero instead of missing; a mean of nothing is missing in any case), and two days for
+    the longest delay. Flights that left the pending log before cancel themselves out."""
     spans: dict[tuple[str, ...], timedelta] = {}
     for view in use_case.views:
         windows = [spec.window or timedelta(0) for spec in view.features]
-        span = view.log.ttl + max(windows) + timedelta(days=2)
+        span = max(windows) + timedelta(days=2)
+        if any(spec.aggregation != "mean" for spec in view.features):
+            span += view.log.ttl
         spans[view.entity.keys] = max(spans.get(view.entity.keys, span), span)
     return dict.fromkeys(spans, FOREVER) if forever else spans
 
@@ -62,7 +66,7 @@ def world(
     """Flights and weather as known when ``asked`` (a training row) was predicted."""
     now, flights = asked["prediction_time"], tables["flights"]
     age = now - flights["scheduled_departure"]
-    near = age > -pd.Timedelta(hours=6)
+    near = age >= -SCHEDULE
     wanted = pd.Series(False, index=flights.index)
     for keys, span in reach(use_case, forever).items():
         same = near & (age <= span)
@@ -72,6 +76,9 @@ def world(
     cut = unknown_after(flights[wanted], now)
     cut = cut.astype(dict.fromkeys(KEYS, object))
     cut = cut.assign(asked=request_ids(cut) == asked["request_id"])
+    # What other entities there are must not matter either: they become one.
+    for key, other in (*((key, "-") for key in KEYS[:-1]), ("flight", "0"), ("tailnum", None)):
+        cut[key] = cut[key].where(cut[key] == asked[key], other)
     weather = tables["weather"]
     over = now - weather["time_hour"]
     seen = (over >= pd.Timedelta(hours=1)) & (weather["origin"] == asked["origin"])
