@@ -3,13 +3,16 @@ can be, and none from the future. What belongs to no entity is counted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from feature_repo.contract import EventLog, UseCase
 from feature_repo.errors import SourceError
 from feature_repo.sql import to_duckdb
+from feature_repo.tables import Table, bind, connect, table_files
+from feature_repo.zones import mapped_table
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,6 +36,30 @@ class EventCounts:
             for entity, count in self.unkeyed
             if count
         )
+
+
+def check_logs(
+    use_case: UseCase, tables: Iterable[Table], before: Iterable[Table]
+) -> list[EventCounts]:
+    """``check_events`` of every log as of now, over the parts of the raw tables that ``before``
+    has not.
+
+    A log of several tables is looked at as a whole; one without a new part not at all.
+    """
+    now = datetime.now(timezone.utc)
+    files = {table.name: table_files(table) for table in tables}
+    seen = {path.name for table in before for path in table_files(table)}
+    fresh = {name: [p for p in paths if p.name not in seen] for name, paths in files.items()}
+    counts = []
+    with connect(()) as connection:
+        for log in {view.log.name: view.log for view in use_case.views}.values():
+            mapped = mapped_table(log.sql)
+            if not (fresh.get(mapped, []) if mapped else any(fresh.values())):
+                continue
+            for name, paths in files.items():
+                bind(connection, name, fresh[name] if name == mapped else paths)
+            counts.append(check_events(connection, use_case, log, now))
+    return counts
 
 
 def check_events(

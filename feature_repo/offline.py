@@ -19,6 +19,7 @@ from typing import Any
 from feature_repo.contract import UseCase
 from feature_repo.engine import Built
 from feature_repo.errors import StateError
+from feature_repo.events import check_logs
 from feature_repo.home import Home, write_atomically
 from feature_repo.services import record
 from feature_repo.tables import Table, table_files
@@ -35,7 +36,8 @@ class Version:
     ``created`` is the wall clock's instant; ``code`` the digest of the engine that computed it:
     another engine starts anew. ``corrected``, ``added``, ``rebuilt``: see ``update.Updated``.
     ``quarantine`` and ``rows_read`` are the ingestion's (a stream has none). ``offset``: how many
-    messages of the stream are in it.
+    messages of the stream are in it. ``unkeyed``: events of new parts that lack an entity's key,
+    in words.
     """
 
     number: int
@@ -50,6 +52,7 @@ class Version:
     quarantine: Table | None
     rows_read: int
     offset: int
+    unkeyed: str = ""
 
     @property
     def until(self) -> datetime:
@@ -64,6 +67,7 @@ class Version:
             f"{rows:,} rows up to {self.until:%Y-%m-%d %H:%M}Z: version {self.number}, "
             f"{self.added:,} rows added, {self.corrected:,} corrected"
             + (f", {self.rebuilt} views computed from the start" if self.rebuilt else "")
+            + (f"; {self.unkeyed}" if self.unkeyed else "")
         )
 
     @property
@@ -90,11 +94,13 @@ def update(
     another engine, which computes every view from the start.
 
     Raises:
-        SourceError: a value outside its declared bounds, or a key twice.
+        SourceError: a value outside its declared bounds, a key twice, or an event that cannot be
+            (see ``events``).
     """
     with home.lock(f"offline-{use_case.service}"):
         last = head(home, use_case)
         before = last.built if last and last.code == engine_code() else None
+        found = check_logs(use_case, tables, before.tables if before else ())
         made = rebuilt(build()) if build else update_views(home, use_case, tables, before, until)
         if last and made.built == before and (last.quarantine, last.offset) == (quarantine, offset):
             return last
@@ -103,6 +109,7 @@ def update(
             use_case=use_case.name, service=use_case.service, code=engine_code(),
             built=made.built, corrected=made.corrected, added=made.added, rebuilt=made.rebuilt,
             quarantine=quarantine, rows_read=rows_read, offset=offset,
+            unkeyed=", ".join(filter(None, map(str, found))),
         )  # fmt: skip
         record(home, use_case)
         text = json.dumps(asdict(version), default=str).encode()

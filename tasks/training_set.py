@@ -28,6 +28,7 @@ FEATURE_CODE = (
     "feature_repo.contract",
     "feature_repo.corrections",
     "feature_repo.engine",
+    "feature_repo.events",
     "feature_repo.offline",
     "feature_repo.schemas",
     "feature_repo.sql",

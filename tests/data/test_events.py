@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -12,11 +13,13 @@ import pyarrow as pa
 import pytest
 from conftest import Year
 
-from feature_repo.contract import EventLog, UseCase
+from feature_repo import offline
+from feature_repo.contract import EventLog
 from feature_repo.errors import SourceError
-from feature_repo.events import EventCounts, check_events
+from feature_repo.events import EventCounts, check_events, check_logs
+from feature_repo.home import Home
 from feature_repo.registry import get_use_case
-from feature_repo.tables import connect
+from feature_repo.tables import write_raw
 
 FLIGHTS = get_use_case("flights")
 LOGS = {view.log.name: view.log for view in FLIGHTS.views}
@@ -29,7 +32,22 @@ def row(flight: int, hours: float, **other: Any) -> dict[str, Any]:
     departure = NOON + timedelta(hours=hours)
     times = {"scheduled_departure": departure, "scheduled_arrival": departure + timedelta(hours=2)}
     keys = {"carrier": "UA", "flight": str(flight), "origin": "EWR", "dest": "IAH", "tailnum": "N1"}
-    return keys | times | {"dep_delay": 0.0, "arr_delay": 0.0} | other
+    facts = {
+        "date": f"{departure:%Y-%m-%d}",
+        "distance": 1400.0,
+        "dep_delay": 0.0,
+        "arr_delay": 0.0,
+    }
+    return keys | times | facts | other
+
+
+def flights(*rows: dict[str, Any], zone: str | None = "UTC") -> pa.Table:
+    """The raw table; instants are in ``zone``, or in none."""
+    table = pa.Table.from_pylist(list(rows))
+    for name in ("scheduled_departure", "scheduled_arrival"):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, name, table[name].cast(pa.timestamp("us", tz=zone)))
+    return table
 
 
 @pytest.fixture
@@ -46,12 +64,8 @@ def check(
     *rows: dict[str, Any],
     zone: str | None = "UTC",
 ) -> EventCounts:
-    """The log held against these flights; instants are in ``zone``, or in no zone."""
-    table = pa.Table.from_pylist(list(rows))
-    for name in ("scheduled_departure", "scheduled_arrival"):
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, name, table[name].cast(pa.timestamp("us", tz=zone)))
-    session.register("flights", table)
+    """The log held against these flights; instants are in ``zone``, or in none."""
+    session.register("flights", flights(*rows, zone=zone))
     return check_events(session, FLIGHTS, log, as_of=TONIGHT)
 
 
@@ -116,18 +130,35 @@ def test_a_clock_without_a_zone_is_not_taken_for_utc(
     assert "event_timestamp is TIMESTAMP, not an instant in UTC" in said
 
 
+def test_only_what_is_new_is_looked_at_and_what_is_refused_leaves_no_version(
+    tmp_path: Path,
+) -> None:
+    """Each version says what no view of an aircraft sees; a bad fact makes no version."""
+    home = Home(root=tmp_path)
+    specs = tuple(spec for spec in FLIGHTS.features if spec.view == "tail_arrivals")
+    use_case, declared = replace(FLIGHTS, features=specs), FLIGHTS.tables[0]
+    july, august = [row(1, 0), row(2, 1), row(3, 2, tailnum=None)], row(4, 31 * 24, tailnum=None)
+
+    first = offline.update(home, use_case, [write_raw(home, declared, flights(*july))])
+    assert "; 1 of 3 arrivals have no tail" in first.summary
+    tables = [write_raw(home, declared, flights(*july, august))]
+    assert offline.update(home, use_case, tables).unkeyed == "1 of 1 arrivals have no tail"
+
+    ahead = row(5, 24 * 365 * 100)
+    with pytest.raises(SourceError, match="1 of 1 events become known only after"):
+        offline.update(home, use_case, [write_raw(home, declared, flights(*july, august, ahead))])
+    head = offline.head(home, use_case)
+    assert head is not None
+    assert (head.number, head.built.tables) == (2, tables)
+
+
 @pytest.mark.parametrize("name", ["flights", "weather"])
 def test_the_built_in_year_passes(name: str, request: pytest.FixtureRequest) -> None:
     """Every log of both use cases."""
     year: Year = request.getfixturevalue(f"{name}_year")
-    said = _counts(year.use_case, year)
-    assert all(counts.events > 20_000 for counts in said.values())
+    said = check_logs(year.use_case, year.tables, ())
+    assert {counts.log for counts in said} == {view.log.name for view in year.use_case.views}
+    assert all(counts.events > 20_000 for counts in said)
     # The flights that name no aircraft were all cancelled.
-    assert not any(str(counts) for counts in said.values())
-
-
-def _counts(use_case: UseCase, year: Year) -> dict[str, EventCounts]:
-    logs = {view.log.name: view.log for view in use_case.views}
-    with connect(year.tables) as connection:
-        now = datetime.now(timezone.utc)
-        return {n: check_events(connection, use_case, log, now) for n, log in logs.items()}
+    assert not any(map(str, said))
+    assert check_logs(year.use_case, year.tables, year.tables) == []
