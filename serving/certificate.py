@@ -128,8 +128,9 @@ def verify(
         )
     if certificate.id in revoked:
         raise CertificateError(
-            f"{path}: certificate {certificate.id} is revoked; serve another model, or certify "
-            "this one anew when the reason is gone"
+            f"{path}: certificate {certificate.id} is revoked; serve another model, or lift the "
+            "revocation when its reason is gone (pyflyte run workflows/registry.py reinstate "
+            f"--certificate_id {certificate.id} --reason ...)"
         )
     if certificate.expired(now) and not released:
         raise CertificateError(
@@ -139,11 +140,8 @@ def verify(
     return certificate
 
 
-def clear(
-    home: Home, folder: Path, trust: Trust, now: datetime, also_revoked: Collection[str] = ()
-) -> Cleared:
-    """``verify`` with the home's revocations and release statements; ``also_revoked`` are ids
-    that another record, the ledger, knows to be revoked.
+def clear(home: Home, folder: Path, trust: Trust, now: datetime) -> Cleared:
+    """``verify`` with the home's revocations and release statements.
 
     Raises:
         CertificateError: the model may not be loaded.
@@ -156,8 +154,7 @@ def clear(
     released = statement is not None and (
         instant(statement.predicate.get("released_at")) < certificate.expires_at
     )
-    known = revoked(home, trust) | frozenset(also_revoked)
-    certificate = verify(folder, trust, revoked=known, released=released, now=now)
+    certificate = verify(folder, trust, revoked=revoked(home, trust), released=released, now=now)
     return Cleared(certificate=certificate, expired=certificate.expired(now))
 
 

@@ -1,7 +1,9 @@
 """The signed list of revoked certificates: ``trust/revocations.json`` of the home.
 
-The list is there, empty, before the first certificate is, so a missing one was deleted. A home
-without models, that of a serving pod, may lack it; one that is mounted there is heeded.
+The ledger tells each revocation too, and the list is held against it: one that lacks a told
+revocation is an older list that was put back. The list is there, empty, before the first
+certificate is, so a missing one was deleted. A home without models and ledger, that of a serving
+pod, may lack both; what is mounted there is heeded.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from feature_repo.errors import CertificateError
+from feature_repo.errors import CertificateError, LedgerError
 from feature_repo.home import Home
+from serving import ledger
 from serving.artifact import CERTIFICATE
 from serving.dsse import SigningKey, Trust, trust
 from serving.statements import read_statement, write_statement
@@ -23,7 +26,8 @@ def revoked(home: Home, trust: Trust) -> frozenset[str]:
     """Ids of the revoked certificates.
 
     Raises:
-        CertificateError: the list was deleted, is unsigned or changed: nothing may be loaded.
+        CertificateError: the list or the ledger was deleted, changed or put back, or is unsigned:
+            nothing may be loaded.
     """
     path = _path(home)
     if not path.exists() and any(home.root.glob(f"models/*/*/{CERTIFICATE}")):
@@ -31,7 +35,23 @@ def revoked(home: Home, trust: Trust) -> frozenset[str]:
             f"{path} is missing: which certificates are revoked is not known, so none is "
             "believed; restore the list, or run the pipeline, which writes it anew from the ledger"
         )
-    return frozenset(entry["id"] for entry in _entries(home, trust))
+    found = frozenset(entry["id"] for entry in _entries(home, trust))
+    if lacking := sorted(_told(home, trust) - found):
+        raise CertificateError(
+            f"{path} lacks the revocation of {', '.join(lacking)}, which the ledger tells: an "
+            "older list was put back, so no certificate is believed; restore the newest list, or "
+            "run the pipeline, which writes it anew from the ledger"
+        )
+    return found
+
+
+def listed(home: Home, key: SigningKey) -> frozenset[str]:
+    """Ids on the list, whatever the ledger tells: for who holds the key and mends the list.
+
+    Raises:
+        CertificateError: the list that is there is not signed by a trusted key.
+    """
+    return frozenset(entry["id"] for entry in _entries(home, _own_trust(home, key)))
 
 
 def revoke(home: Home, key: SigningKey, certificate_id: str, reason: str, now: datetime) -> None:
@@ -43,6 +63,17 @@ def revoke(home: Home, key: SigningKey, certificate_id: str, reason: str, now: d
     complete(home, key, {certificate_id: reason}, now)
 
 
+def lift(home: Home, key: SigningKey, certificate_id: str) -> None:
+    """Take a certificate off the list, once the ledger tells that its revocation is lifted.
+
+    Raises:
+        CertificateError: the list that is there is not signed by a trusted key.
+    """
+    with home.lock("revocations"):
+        entries = _entries(home, _own_trust(home, key))
+        _write(home, key, [entry for entry in entries if entry["id"] != certificate_id])
+
+
 def complete(home: Home, key: SigningKey, known: Mapping[str, str], now: datetime) -> None:
     """Write the list if it is missing or lacks one of the ``known`` revocations (id to reason).
 
@@ -50,16 +81,32 @@ def complete(home: Home, key: SigningKey, known: Mapping[str, str], now: datetim
         CertificateError: the list that is there is not signed by a trusted key.
     """
     with home.lock("revocations"):
-        entries = _entries(home, trust(home, allow_development=key.development).with_key(key))
-        listed = {entry["id"] for entry in entries}
+        entries = _entries(home, _own_trust(home, key))
+        there = {entry["id"] for entry in entries}
         added = [
             {"id": id_, "reason": reason, "at": now.isoformat()}
             for id_, reason in known.items()
-            if id_ not in listed
+            if id_ not in there
         ]
-        path = _path(home)
-        if added or not path.exists():
-            write_statement(path, key, REVOCATION_TYPE, {}, {"revoked": [*entries, *added]})
+        if added or not _path(home).exists():
+            _write(home, key, [*entries, *added])
+
+
+def _told(home: Home, trust: Trust) -> frozenset[str]:
+    try:
+        return frozenset(ledger.revocations(ledger.verify(home, trust)))
+    except LedgerError as exc:
+        raise CertificateError(
+            f"which certificates are revoked is not known, so none is believed: {exc}"
+        ) from exc
+
+
+def _own_trust(home: Home, key: SigningKey) -> Trust:
+    return trust(home, allow_development=key.development).with_key(key)
+
+
+def _write(home: Home, key: SigningKey, entries: list[dict[str, str]]) -> None:
+    write_statement(_path(home), key, REVOCATION_TYPE, {}, {"revoked": entries})
 
 
 def _entries(home: Home, trust: Trust) -> list[dict[str, str]]:

@@ -15,8 +15,8 @@ from flytekit import task
 from feature_repo.errors import CertificateError, LedgerError, StateError
 from feature_repo.home import Home, open_home
 from feature_repo.tables import content_digest, table_place
-from serving import certificate, predictions, revocations
-from tasks import ledger
+from serving import certificate, ledger, predictions, revocations
+from tasks.ledger import own_trust
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 
@@ -43,8 +43,8 @@ def audit(home: Home, prediction_id: str = "", model: str = "") -> str:
         raise StateError(
             "nothing to audit: give --prediction_id (from an answer) or --model (a use case)"
         )
-    count = ledger.verify(home, ledger.own_trust(home))
-    lines = [f"ledger: {count} entries, chain and signed head verified"]
+    told = ledger.verify(home, own_trust(home))
+    lines = [f"ledger: {len(told)} entries, chain and signed head verified"]
     if prediction_id:
         lines += ["", *trace(home, prediction_id)]
     if model:
@@ -128,7 +128,7 @@ def _verified(home: Home, directory: Path) -> tuple[certificate.Certificate, str
 
     Being past its date does not make it false: an old answer was given under it.
     """
-    issued, trust, now = certificate.read(directory), ledger.own_trust(home), datetime.now(UTC)
+    issued, trust, now = certificate.read(directory), own_trust(home), datetime.now(UTC)
     try:
         certificate.verify(directory, trust, revoked=(), released=True, now=now)
         revoked = issued.id in revocations.revoked(home, trust)

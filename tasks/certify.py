@@ -20,11 +20,11 @@ from feature_repo.errors import CertificateError
 from feature_repo.home import Home, digest_of, folder_digests, new_folder
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, read_table
-from serving import certificate, dsse, revocations
+from serving import certificate, dsse, ledger, revocations
 from serving.artifact import CERTIFICATE, EVALUATION, GATE, LINEAGE, MODEL_JSON
-from tasks import ledger
 from tasks.cache import source_version
 from tasks.folders import open_folder
+from tasks.ledger import append
 from tasks.quarantine import quarantine_counts
 from tasks.registry import champion_directory
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
@@ -140,13 +140,14 @@ def sign(
 ) -> Certified:
     """Give the model its version and its certificate, and tell the ledger.
 
-    A valid certificate over the same files stays as it is; an expired one is issued anew, and
-    the model keeps its version.
+    A valid certificate over the same files stays as it is, and so does a revoked one; an expired
+    one is issued anew, and the model keeps its version.
     """
     with home.lock("certify"):
         standing, key = _standing(directory), dsse.signing_key(home)
         ledger.check_never_used(home, directory.name)
-        revocations.complete(home, key, ledger.revocations(home), now)
+        revoked = ledger.revocations(ledger.entries(home))
+        revocations.complete(home, key, revoked, now)
         champion = champion_directory(home, use_case.name, facts["model"])
         predicate = {
             **facts,
@@ -161,7 +162,7 @@ def sign(
             predicate,
             valid_for=VALID_FOR,
             now=now,
-            renew=standing is not None and standing.expired(now),
+            renew=standing is not None and standing.expired(now) and standing.id not in revoked,
         )
         _tell(home, issued)
     return Certified(
@@ -201,7 +202,7 @@ def _next(home: Home, use_case: str, champion: Path | None, facts: dict[str, Any
 
 def _tell(home: Home, issued: certificate.Certificate) -> None:
     predicate = issued.predicate
-    ledger.append(
+    append(
         home,
         "certificate",
         issued.subject,

@@ -14,8 +14,9 @@ from feature_repo.inputs import Array
 from serving import certificate
 from serving.artifact import read_model
 from serving.predictor import Predictor
-from tasks import ledger, metrics
+from tasks import metrics
 from tasks.figures import Scored, differences, rounded
+from tasks.ledger import own_trust
 from tasks.rows import Rows
 from tasks.splits import learned_until, split_facts
 
@@ -35,7 +36,7 @@ def against_champion(
         CertificateError: the champion's files are not those that were certified.
     """
     home = Home(root=champion.parents[2])  # models/<use case>/<subject> of the home
-    trust, now = ledger.own_trust(home), datetime.now(timezone.utc)
+    trust, now = own_trust(home), datetime.now(timezone.utc)
     certified = certificate.verify(champion, trust, revoked=(), released=True, now=now)
     result: dict[str, Any] = {"subject": certified.subject, "rows": 0}
     if read_model(champion).declaration != use_case.declaration:

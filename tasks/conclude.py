@@ -10,9 +10,9 @@ from flytekit import Deck, task
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
 from serving.artifact import CERTIFICATE
-from tasks import ledger
 from tasks.cache import source_version
 from tasks.folders import open_folder
+from tasks.ledger import append
 from tasks.release import Release
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.summary import render, step_rows, write_summary
@@ -65,7 +65,7 @@ def conclude(
         },
         "steps": [{k: s[k] for k in ("name", "seconds", "cached")} for s in done],
     }
-    ledger.append(home, "execution", execution, facts)
+    append(home, "execution", execution, facts)
     measured = json.loads((open_folder(evaluation) / "evaluation.json").read_bytes())
     summary = {
         "use_case": use_case,

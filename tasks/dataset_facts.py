@@ -18,8 +18,8 @@ from feature_repo.lineage import tables_of
 from feature_repo.offline import Version
 from feature_repo.profile import profile
 from feature_repo.tables import Table, named, read_table
+from serving import ledger
 from serving.artifact import MODEL_JSON
-from tasks import ledger
 from tasks.dataset_text import DatasetFacts, VersionLine, page_of, unread
 from tasks.quarantine import quarantine_counts
 

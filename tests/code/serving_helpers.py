@@ -28,7 +28,7 @@ from serving import revocations
 from serving.certificate import Certificate, issue
 from serving.dsse import SigningKey, signing_key
 from serving.preprocess import Preprocessor
-from tasks import ledger
+from tasks.ledger import append
 
 NOW = datetime.now(timezone.utc)
 TICK = datetime(2013, 11, 5, 14, 0, tzinfo=timezone.utc)
@@ -106,7 +106,7 @@ def certified_model(
     revocations.complete(home, key, {}, NOW)
     certificate = issue(key, folder, predicate(use_case, **changes), timedelta(days=90), NOW)
     told = {"use_case": use_case.name, "certificate": certificate.id}
-    ledger.append(home, "certificate", subject, told)
+    append(home, "certificate", subject, told)
     return folder, certificate
 
 
@@ -162,7 +162,7 @@ def start_server(home: Home, *arguments: str, **environment: str) -> subprocess.
     )  # fmt: skip
 
 
-def wait_ready(process: subprocess.Popen[str], port: int, seconds: float = 90) -> None:
+def wait_ready(process: subprocess.Popen[str], port: int, seconds: float = 300) -> None:
     """Wait until the server says that it is ready; it must not have ended before."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -13,7 +13,7 @@ from serving_helpers import NOW, predicate, write_model
 
 from feature_repo.errors import CertificateError, StateError
 from feature_repo.home import open_home
-from serving import certificate, dsse, revocations
+from serving import certificate, dsse
 from serving.predictor import Predictor
 from serving.statements import read_statement, write_statement
 
@@ -112,33 +112,6 @@ def test_a_refused_model_is_refused_with_its_failed_rules(made: Made) -> None:
     assert "gate refused" in message
     assert "ranks well" in message
     assert "calibrated" not in message
-
-
-def test_a_revoked_certificate_is_refused(made: Made) -> None:
-    revocations.revoke(made.home, made.key, "cert-0000000000000000", "a test of the list", NOW)
-    made.clear()
-    revocations.revoke(made.home, made.key, made.certificate.id, "labels were wrong", NOW)
-    revocations.revoke(made.home, made.key, made.certificate.id, "labels were wrong", NOW)
-    message = refusal(made)
-    assert made.certificate.id in message
-    assert "revoked" in message
-
-
-def test_an_unsigned_or_altered_list_of_revocations_refuses_everything(made: Made) -> None:
-    path = made.home.path("trust", "revocations.json")
-    path.write_text('{"revoked": []}')
-    assert "revocations.json" in refusal(made)
-    path.unlink()
-    revocations.revoke(made.home, other_key(), "cert-1", "by a stranger", NOW)
-    assert "revocations.json" in refusal(made)
-    with pytest.raises(CertificateError, match=r"revocations\.json"):
-        revocations.revoke(made.home, made.key, "cert-2", "on top of a stranger's list", NOW)
-
-
-def test_a_deleted_list_of_revocations_refuses_everything(made: Made) -> None:
-    revocations.revoke(made.home, made.key, made.certificate.id, "labels were wrong", NOW)
-    (made.home.root / "trust" / "revocations.json").unlink()
-    assert "revocations.json is missing" in refusal(made)
 
 
 def test_the_words_of_an_unsigned_certificate_name_no_path(made: Made) -> None:

@@ -16,10 +16,10 @@ from killing import killed_at
 
 from feature_repo.errors import LedgerError
 from feature_repo.home import Home
-from serving import certificate, dsse, revocations
-from tasks import ledger
+from serving import certificate, dsse, ledger, revocations
 from tasks.certify import VALID_FOR, certify, sign
 from tasks.housekeeping import needed_digests
+from tasks.ledger import append, own_trust
 
 
 def test_killed_at_many_moments_certifying_heals(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def _kill_and_heal(ready: Home, inputs: dict[str, Any], tmp_path: Path) -> None:
         died = killed_at(line, "tasks.certify", action)
         action()
         (directory,) = (home.root / "models" / "toy").glob("[!.]*")
-        trust, now = ledger.own_trust(home), datetime.now(timezone.utc)
+        trust, now = own_trust(home), datetime.now(timezone.utc)
         issued = certificate.verify(directory, trust, revoked=(), released=False, now=now)
         assert issued.predicate["version"] == "1.0.0"
         assert [e["kind"] for e in ledger.entries(home)] == ["certificate"], line
@@ -80,15 +80,31 @@ def test_a_deleted_list_of_revocations_comes_back_from_the_ledger(tmp_path: Path
     with toy_registered():
         run = judged(home)
         issued, now = run.certified.certificate, datetime.now(timezone.utc)
-        trust, path = ledger.own_trust(home), home.root / "trust" / "revocations.json"
+        trust, path = own_trust(home), home.root / "trust" / "revocations.json"
         assert revocations.revoked(home, trust) == frozenset()
         empty = path.read_bytes()
         revocations.revoke(home, dsse.signing_key(home), issued, "test", now)
-        ledger.append(home, "revocation", "s", {"certificate": issued, "reason": "test"})
+        append(home, "revocation", "s", {"certificate": issued, "reason": "test"})
         for harm in (path.unlink, lambda: path.write_bytes(empty)):
             harm()
             judged(home)
             assert revocations.revoked(home, trust) == {issued}
+
+
+def test_an_expired_certificate_that_is_revoked_is_not_renewed(tmp_path: Path) -> None:
+    """A rerun of the pipeline must not make a believed model of a revoked one."""
+    home = fresh_home(tmp_path / "home")
+    with toy_registered():
+        directory = Path(judged(home).certified.model_dir)
+    facts, now = dict(certificate.read(directory).predicate), datetime.now(timezone.utc)
+    old = certificate.issue(
+        dsse.signing_key(home), directory, facts, VALID_FOR, now - timedelta(days=91), renew=True
+    )
+    told = {"certificate": old.id, "reason": "labels were wrong", "revoked": True}
+    append(home, "revocation", old.subject, told, recurring=True)
+    assert sign(home, TOY, directory, facts, now).certificate == old.id
+    append(home, "revocation", old.subject, told | {"revoked": False}, recurring=True)
+    assert sign(home, TOY, directory, facts, now).certificate != old.id
 
 
 def test_a_ledger_that_is_gone_stops_the_next_certificate(tmp_path: Path) -> None:

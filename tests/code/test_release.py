@@ -18,10 +18,9 @@ from feature_repo.errors import CertificateError, PromotionError, SkewError, Sta
 from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, write_table
-from serving import certificate, dsse
+from serving import certificate, dsse, ledger
 from serving.predictions import find
 from serving.releases import read_current
-from tasks import ledger
 from tasks.release import Release, release_model
 from tasks.steps import StepLog
 

@@ -19,11 +19,11 @@ from feature_repo.errors import AirworthyError, StateError
 from feature_repo.home import Home
 from feature_repo.profile import profile
 from feature_repo.tables import named, write_table
-from tasks import ledger
 from tasks.dataset_cards import pages, write_cards, write_pages
 from tasks.dataset_facts import Stored, gather, models_of, stored_now
 from tasks.dataset_text import DatasetFacts, VersionLine, refuse_empty, sections
 from workflows.features import cards
+from tasks.ledger import append
 
 END = datetime(2013, 12, 31, 18, 45, tzinfo=timezone.utc)
 PNG = re.compile(r'<img [^>]*src="data:image/png;base64,([^"]+)"')
@@ -186,7 +186,7 @@ def test_models_that_read_a_view_are_named(weather_year: Year, tmp_path: Path) -
         f"model weather {folder.name[:12]} (certified), `{certificate.id}`"
     ]
     told = {"use_case": "weather", "version": "1.0.0", "certificate": certificate.id}
-    ledger.append(home, "promotion", folder.name, told, recurring=True)
+    append(home, "promotion", folder.name, told, recurring=True)
     (line,) = models_of(home, use_case)
     assert "(champion)" in line
     other = replace(use_case, label="another one")

@@ -19,7 +19,7 @@ from pipeline import (
 )
 
 from feature_repo.ingest import source_files
-from tasks import ledger
+from serving import ledger
 
 DATA = ("ingest", "features", "training set", "feast")
 MODEL = ("train", "export", "evaluate", "card")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pipeline import ROOT, Done, Flown
 
-from serving import certificate
-from tasks import ledger
+from serving import certificate, ledger
+from tasks.ledger import own_trust
 
 
 def test_summary_says_what_came_of_the_run(flown: Flown) -> None:
@@ -43,7 +43,7 @@ def test_certificate_covers_the_model_that_was_released(flown: Flown) -> None:
     assert issued.path == Path(summary["certificate"]["path"])
     assert issued.predicate["version"] == "1.0.0"
     assert issued.predicate["gate"]["passed"]
-    assert ledger.verify(home, ledger.own_trust(home)) == len(ledger.entries(home))
+    assert ledger.verify(home, own_trust(home)) == ledger.entries(home)
 
 
 def test_terminal_shows_progress_and_summary(flown: Flown) -> None:

@@ -16,9 +16,9 @@ import pytest
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from feature_repo.tables import table_place
-from serving import certificate
+from serving import certificate, ledger
 from serving.predictor import Predictor
-from tasks import ledger, metrics
+from tasks import metrics
 from tasks.rows import Rows, labelled_rows
 
 CASE = get_use_case("flights")
