@@ -169,10 +169,7 @@ def split_quarantine(
     columns: dict[str, Any] = dict(schema.columns)
     missing = [name for name in columns if name not in raw.columns]
     if missing:
-        raise SourceError(
-            f"file {file}: column {', '.join(map(repr, missing))} is missing; it has "
-            f"{', '.join(raw.columns)}; add it, or rename the one that holds it"
-        )
+        raise SourceError(_lacks_columns(raw, missing, file))
     typed, bad = parse(raw, columns, file, table)
     typed = typed[~typed.index.isin(bad["row"] - 1)]
     for find in (broken_checks, _repeated_keys):
@@ -182,6 +179,16 @@ def split_quarantine(
     bad = bad.sort_values(["row", "column"], ignore_index=True)
     refuse_too_many(bad, raw.height, limit, file)
     return typed, bad
+
+
+def _lacks_columns(raw: pl.DataFrame, missing: list[str], file: str) -> str:
+    name = raw.columns[0]
+    shown = (f"row {i} ({name} = {cell})" for i, cell in enumerate(raw[name].head(3), start=1))
+    return (
+        f"file {file}: column {', '.join(map(repr, missing))} is missing (rule required column) in "
+        f"all {raw.height:,} rows, for example {', '.join(shown)}; the file has the columns "
+        f"{', '.join(raw.columns)}; add what is missing, or rename the one that holds it"
+    )
 
 
 def quarantine_frame(**columns: Any) -> pd.DataFrame:
@@ -207,7 +214,7 @@ def broken_checks(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
     try:
         _without_key(schema).validate(frame, lazy=True)
     except SchemaErrors as exc:
-        cases = exc.failure_cases.dropna(subset=["index"])
+        cases = _row_cases(exc.failure_cases.dropna(subset=["index"]), frame, schema)
         return quarantine_frame(
             table=table, row=cases["index"].astype("int64") + 1, column=cases["column"],
             check=cases["check"].astype(str), value=cases["failure_case"].astype(str),
@@ -219,6 +226,21 @@ def broken_checks(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
             ],
         )  # fmt: skip
     return quarantine_frame()
+
+
+def _row_cases(cases: pd.DataFrame, frame: pd.DataFrame, schema: Any) -> pd.DataFrame:
+    """Pandera's failure cases with one for each row that breaks a rule over several columns,
+    which are those of the check's description, instead of one for each column of the frame."""
+    import pandas as pd
+
+    whole = cases["schema_context"] == "DataFrameSchema"
+    parts = [cases[~whole]]
+    for check in schema.checks:
+        broken = cases[whole & (cases["check"] == check.name)].drop_duplicates("index")
+        values = frame.loc[broken["index"].astype("int64"), check.description.split("+")]
+        texts = [" ".join(map(str, row)) for row in values.itertuples(index=False)]
+        parts.append(broken.assign(column=check.description, failure_case=texts))
+    return pd.concat(parts)
 
 
 def _without_key(schema: Any) -> Any:
@@ -261,7 +283,8 @@ def refuse_too_many(bad: pd.DataFrame, rows: int, limit: float, file: str) -> No
             f"column {rule[0]!r}, rule {rule[1]}: {number:,} rows"
             for rule, number in zip(rules.index[:3].tolist(), rules.tolist(), strict=False)
         )
-        + f"; for example {examples(bad)}; mend the file, or raise quarantine_limit"
+        + f"; for example {examples(bad)}; mend the file, or raise quarantine_limit in the "
+        "use case's declaration (feature_repo/<name>/features.py)"
     )
 
 

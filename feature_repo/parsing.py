@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import SourceError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # ISO 8601 with a Z or an offset, with a space or a T. A clock that does not state its zone may be
 # a local one, and is not taken for UTC.
 INSTANTS = ("%+", "%Y-%m-%d %H:%M:%S%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M%#z")
+EXACT = 2**53  # the largest whole number that a float is sure to hold
 KINDS = {"int64": "a whole number", "float64": "a number", "str": "text"}
 
 
@@ -76,6 +78,15 @@ def _values(series: pl.Series, dtype: str) -> pl.Series:
     """The series in the type wanted; null where a cell cannot be parsed."""
     import polars as pl
 
+    if not series.dtype.is_nested():
+        with suppress(pl.exceptions.PolarsError):  # bytes, durations: types without a cast
+            return _cast(series, dtype)
+    return pl.Series(series.name, [None] * len(series), dtype=pl.Float64)
+
+
+def _cast(series: pl.Series, dtype: str) -> pl.Series:
+    import polars as pl
+
     if dtype == "str":
         return series.cast(pl.String, strict=False)
     if dtype.startswith("datetime64"):
@@ -86,7 +97,7 @@ def _values(series: pl.Series, dtype: str) -> pl.Series:
         return pl.Series(series.name, [None] * len(series), dtype=pl.Float64)
     numbers = series.cast(pl.Float64, strict=False).fill_nan(None)
     if dtype == "int64":
-        whole = numbers.is_finite() & (numbers == numbers.floor())
+        whole = (numbers.abs() <= EXACT) & (numbers == numbers.floor())
         return numbers.zip_with(whole.fill_null(False), numbers.clear(len(numbers)))
     return numbers
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
@@ -32,6 +33,21 @@ class Flights(pa.DataFrameModel):
     distance: Series[float] = pa.Field(in_range={"min_value": 1, "max_value": 12_000})
     minute: Series[int] = pa.Field(in_range={"min_value": 0, "max_value": 59})
     time_hour: Series[Instant]
+
+    @pa.check("sched_arr_time", name="clock_time")
+    def _has_minutes(cls, times: pd.Series) -> pd.Series:  # noqa: N805 - pandera's class method
+        return times % 100 < 60
+
+    @pa.dataframe_check(name="real_date", description="year+month+day")
+    def _is_a_date(cls, rows: pd.DataFrame) -> pd.Series:  # noqa: N805
+        return _dates(rows).notna()
+
+    @pa.dataframe_check(name="time_hour_on_its_date", description="year+month+day+time_hour")
+    def _is_on_its_date(cls, rows: pd.DataFrame) -> pd.Series:  # noqa: N805
+        """Wherever the origin lies: a date begins 14 hours before UTC's and ends 12 after it."""
+        into = rows["time_hour"] - _dates(rows)
+        hours = into / np.timedelta64(1, "h")
+        return into.isna() | ((hours >= -14) & (hours < 36))
 
     class Config:
         """Of two rows with one key, the first is kept."""
@@ -71,6 +87,10 @@ class Airports(pa.DataFrameModel):
     faa: Series[str] = pa.Field(str_length={"min_value": 3, "max_value": 4})
     tzone: Series[str] = pa.Field(nullable=True)
 
+    @pa.check("tzone", name="known_time_zone")
+    def _is_known(cls, zones: pd.Series) -> pd.Series:  # noqa: N805
+        return zones.map({zone: _known_zone(zone) for zone in zones.unique()})
+
     class Config:
         """Of two rows with one key, the first is kept."""
 
@@ -82,3 +102,17 @@ class Airports(pa.DataFrameModel):
 SCHEMAS: dict[str, type[pa.DataFrameModel]] = {
     "flights": Flights, "weather": Weather, "airports": Airports,
 }  # fmt: skip
+
+
+def _dates(rows: pd.DataFrame) -> pd.Series:
+    """Midnight of each row's date, in UTC; NaT for one that no calendar has."""
+    return pd.to_datetime(rows[["year", "month", "day"]], errors="coerce", utc=True)
+
+
+def _known_zone(name: str) -> bool:
+    """Whether times can be told in the zone."""
+    try:
+        pd.Timestamp(0, tz=name)
+    except Exception:  # pandas, pytz and zoneinfo each raise a class of their own
+        return False
+    return True

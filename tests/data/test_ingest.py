@@ -114,6 +114,52 @@ def test_bad_rows_are_set_aside_one_reason_each(folder: Path) -> None:
     assert len(raw.frames["flights"]) == 1996
 
 
+def test_rows_that_no_calendar_or_clock_has_are_set_aside(folder: Path) -> None:
+    """Each value is in its range; together, or as a clock, they are not."""
+    for column, value, row in (
+        ("day", "30", 1), ("month", "2", 1), ("sched_arr_time", "1275", 3),
+        ("time_hour", "2031-01-01T10:00:00Z", 5), ("minute", "99999999999999999999", 7),
+    ):  # fmt: skip
+        change(folder, "flights", set_cells(column, value, range(row, row + 1)))
+    raw = read(str(folder))
+    bad = raw.quarantine[raw.quarantine["table"] == "flights"]
+    found = {(b["row"], b["column"]): (b["check"], b["value"]) for b in bad.to_dict("records")}
+    assert found == {
+        (2, "year+month+day"): ("real_date", "2013 2 30"),
+        (4, "sched_arr_time"): ("clock_time", "1275"),
+        (6, "year+month+day+time_hour"): (
+            "time_hour_on_its_date", "2013 1 1 2031-01-01 10:00:00+00:00",
+        ),
+        (8, "minute"): ("dtype(int64)", "99999999999999999999"),
+    }  # fmt: skip
+    assert normalise(raw.frames)["flights"].num_rows == 1996
+
+
+def test_an_airport_with_an_unknown_zone_is_set_aside(folder: Path) -> None:
+    """With the flights that go there, whose arrival cannot be told."""
+    row = read_file(folder / "airports.csv")["faa"].to_list().index("ATL")
+    change(folder, "airports", set_cells("tzone", "Mars/Olympus", range(row, row + 1)))
+    bad = read(str(folder), limit=0.1).quarantine
+    zone = bad[bad["table"] == "airports"]
+    assert zone["check"].to_list() == ["known_time_zone"]
+    assert zone["value"].to_list() == ["Mars/Olympus"]
+    assert set(bad[bad["table"] == "flights"]["value"]) == {"ATL"}
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("carrier", ["UA"]), ("distance", [1400]), ("distance", b"1400"), ("tailnum", {"n": "N1"})],
+)
+def test_a_parquet_column_of_a_type_that_nothing_is_cast_from(
+    folder: Path, built_in: dict[str, pl.DataFrame], column: str, cell: object
+) -> None:
+    """Lists, bytes, structs: refused like any other wrong type."""
+    (folder / "flights.csv").unlink()
+    nested = built_in["flights"].with_columns(pl.Series(column, [cell] * 2000))
+    nested.write_parquet(folder / "flights.parquet")
+    refused(folder, "flights.parquet", f"'{column}'", "wrong dtype", "2,000 of 2,000", "row 3")
+
+
 def test_of_duplicates_the_first_is_kept(folder: Path) -> None:
     """Not both are dropped, and the later one is named."""
     change(folder, "flights", lambda t: pl.concat([t, t.head(1).with_columns(dest=pl.lit("BOS"))]))
@@ -134,9 +180,10 @@ def refused(folder: Path, *parts: str) -> None:
 
 
 def test_missing_column(folder: Path) -> None:
-    """The file, the column, what is there instead and the way out."""
+    """File, column, rule, count, three rows, what is there instead and the way out."""
     change(folder, "flights", lambda t: t.rename({"arr_delay": "delay"}))
-    refused(folder, "flights.csv", "'arr_delay'", "is missing", "delay", "rename")
+    refused(folder, "flights.csv", "'arr_delay'", "is missing (rule required column)",
+            "all 2,000 rows", "row 1 (year = 2013", "row 3", ", delay,", "rename")  # fmt: skip
 
 
 def test_wrong_dtype(folder: Path) -> None:
