@@ -19,9 +19,10 @@ from feature_repo.home import Home, open_home
 from feature_repo.online_rows import open_rows
 from feature_repo.registry import get_use_case
 from feature_repo.services import older_services
+from serving import ledger
 from serving.artifact import read_model
 from serving.releases import read_current
-from tasks import ledger
+from tasks.ledger import append
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.steps import step
 
@@ -30,8 +31,9 @@ LIFE = ("release", "promotion", "retirement")  # of a model, as the ledger tells
 
 def needed_by(home: Home, use_case: str) -> dict[str, list[str]]:
     """Versions of the models that need it, by feature service."""
-    revoked, newest = ledger.revocations(home), {}
-    for entry in ledger.entries(home):
+    told, newest = ledger.entries(home), {}
+    revoked = ledger.revocations(told)
+    for entry in told:
         if entry["kind"] in LIFE and entry["facts"]["use_case"] == use_case:
             newest[entry["subject"]] = entry
     needed: dict[str, list[str]] = defaultdict(list)
@@ -85,7 +87,7 @@ def retire(home: Home, use_case: str, version: str, reason: str) -> str:
         )
     entry = released[version]
     facts = {**entry["facts"], "reason": reason}
-    ledger.append(home, "retirement", entry["subject"], facts, recurring=True)
+    append(home, "retirement", entry["subject"], facts, recurring=True)
     return f"{use_case} {version} is retired: {reason}"
 
 

@@ -15,8 +15,9 @@ from feature_repo.errors import PromotionError, StateError
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from feature_repo.services import older_services
+from serving import ledger
 from serving.releases import read_current
-from tasks import ledger
+from tasks.ledger import own_trust
 from tasks.services import living_services, needed_by, remove, retire
 
 
@@ -53,7 +54,7 @@ def test_a_service_is_removed_once_its_last_model_is_retired(home: Home, newer: 
         else:
             assert "is retired" in retire(home, "weather", version, "too old")
     assert needed_by(home, "weather") == {case.service: [champion]}
-    ledger.verify(home, ledger.own_trust(home))
+    ledger.verify(home, own_trust(home))
 
 
 def test_what_no_model_needs_goes(home: Home, newer: UseCase) -> None:

@@ -22,8 +22,8 @@ from feature_repo.tables import named, write_table
 from tasks.dataset_cards import pages, write_cards, write_pages
 from tasks.dataset_facts import Stored, gather, models_of, stored_now
 from tasks.dataset_text import DatasetFacts, VersionLine, refuse_empty, sections
-from workflows.features import cards
 from tasks.ledger import append
+from workflows.features import cards
 
 END = datetime(2013, 12, 31, 18, 45, tzinfo=timezone.utc)
 PNG = re.compile(r'<img [^>]*src="data:image/png;base64,([^"]+)"')
