@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
+_BEGINS, _ENDS = pd.Timedelta(hours=-14), pd.Timedelta(hours=36)
 Instant = Annotated[pd.DatetimeTZDtype, "us", "UTC"]
 
 
@@ -46,8 +46,7 @@ class Flights(pa.DataFrameModel):
     def _is_on_its_date(cls, rows: pd.DataFrame) -> pd.Series:  # noqa: N805
         """Wherever the origin lies: a date begins 14 hours before UTC's and ends 12 after it."""
         into = rows["time_hour"] - _dates(rows)
-        hours = into / np.timedelta64(1, "h")
-        return into.isna() | ((hours >= -14) & (hours < 36))
+        return into.isna() | into.between(_BEGINS, _ENDS, inclusive="left")
 
     class Config:
         """Of two rows with one key, the first is kept."""
