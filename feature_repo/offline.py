@@ -86,19 +86,27 @@ def update(
     quarantine: Table | None = None,
     rows_read: int = 0,
     offset: int = 0,
+    after: int | None = None,
     build: Callable[[], Built] | None = None,
 ) -> Version:
     """The next version, of the raw ``tables`` as they are now; the newest one where it is that.
 
     Its ticks go up to ``until``, or as far as the data and the version before reach. ``build``:
-    another engine, which computes every view from the start.
+    another engine, which computes every view from the start. ``after``: the number of the version
+    whose raw tables ``tables`` continue.
 
     Raises:
+        StateError: another version than ``after`` is the newest by now.
         SourceError: a value outside its declared bounds, a key twice, or an event that cannot be
             (see ``events``).
     """
     with home.lock(f"offline-{use_case.service}"):
         last = head(home, use_case)
+        if after is not None and after != (last.number if last else 0):
+            raise StateError(
+                f"{use_case.service}: version {last.number if last else 0} was made while the one "
+                f"after {after} was prepared; nothing is lost: run the step again"
+            )
         before = last.built if last and last.code == engine_code() else None
         found = check_logs(use_case, tables, before.tables if before else ())
         made = rebuilt(build()) if build else update_views(home, use_case, tables, before, until)

@@ -78,7 +78,9 @@ def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
         with closing(Inbox(home, use_case)) as inbox:
             news = inbox.news(last.offset)
         tables = fold(home, use_case, last.built.tables, news.rows)
-        version = offline.update(home, use_case, tables, until=until, offset=news.last)
+        version = offline.update(
+            home, use_case, tables, until=until, offset=news.last, after=last.number
+        )
         states = [
             replace(named(version.built.states, f"state_{view.name}"), name=view.name)
             for view in use_case.views

@@ -106,6 +106,14 @@ def test_the_same_data_make_no_new_version(story: Home, weather_year: Year) -> N
     assert again == last
 
 
+def test_a_version_that_was_overtaken_is_refused(story: Home, weather_year: Year) -> None:
+    """Raw tables that continue an older version would undo what came since."""
+    case, last = weather_year.use_case, offline.newest(story, weather_year.use_case)
+    with pytest.raises(StateError, match="version 3 was made while the one after 2 was prepared"):
+        offline.update(story, case, last.built.tables, until=last.until, after=2)
+    assert offline.newest(story, case) == last
+
+
 def test_retention_forgets_old_versions_but_never_the_newest(
     story: Home, weather_year: Year, tmp_path: Path
 ) -> None:
