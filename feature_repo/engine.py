@@ -8,7 +8,7 @@ grow with history, and a new day is one more chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -209,16 +209,22 @@ def month_cuts(zones: Iterable[Zone], seconds: int) -> Iterator[int]:
 
 
 def build_training_set(
-    home: Home, use_case: UseCase, tables: list[Table], views: list[Table]
+    home: Home,
+    use_case: UseCase,
+    tables: list[Table],
+    views: list[Table],
+    finish: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Table:
     """Every request with the features of its tick, its label and when the label was known;
-    stored by the month of its prediction time.
+    stored by the month of its prediction time. ``finish`` adds columns to each month's rows.
 
     Raises:
         SourceError: a value outside its declared bounds, or a request twice.
     """
     session = open_session(home, use_case, tables)
-    return write_parts(home, TRAINING_SET, _joined(session, views))
+    parts = _joined(session, views)
+    done = parts if finish is None else ((month, finish(rows)) for month, rows in parts)
+    return write_parts(home, TRAINING_SET, done)
 
 
 def _joined(session: Session, views: list[Table]) -> Iterator[tuple[str, pa.Table]]:

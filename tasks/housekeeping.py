@@ -23,11 +23,12 @@ STORES = ("tables", "folders", "models", "scores", "online", "reports", "release
 
 @task(
     requests=SMALL,
+    retries=2,
     timeout=timedelta(minutes=30),
     secret_requests=[SIGNING_KEY],
     environment=SIGNING_ENVIRONMENT,
 )
-def clean_home(grace_minutes: int, dry_run: bool) -> str:
+def clean_home(grace_minutes: int, preview: bool) -> str:
     """Remove leftovers of killed runs and objects that nothing names; says what and how much.
 
     What was written in the last ``grace_minutes`` stays: a running pipeline may need it.
@@ -35,22 +36,22 @@ def clean_home(grace_minutes: int, dry_run: bool) -> str:
     Raises:
         LedgerError: the ledger was changed, so what it needs cannot be known.
     """
-    return clean(open_home(), timedelta(minutes=grace_minutes), dry_run)
+    return clean(open_home(), timedelta(minutes=grace_minutes), preview)
 
 
-def clean(home: Home, grace: timedelta, dry_run: bool) -> str:
-    """The clean-up's report; nothing is removed when ``dry_run``."""
+def clean(home: Home, grace: timedelta, preview: bool) -> str:
+    """The clean-up's report; nothing is removed when ``preview``."""
     with home.lock("certify"):
         needed = needed_digests(home)
         before = time.time() - grace.total_seconds()
         old = [p for p in unneeded(home, needed) if p.lstat().st_mtime < before]
         sizes = {path: _size(path) for path in old}
         # A cached step may name what goes now: with a new identity, no such result is found.
-        if not dry_run and any(p.parent.name in {"tables", "folders"} for p in old):
+        if not preview and any(p.parent.name in {"tables", "folders"} for p in old):
             (home.root / "home-id").unlink(missing_ok=True)
-        for path in old if not dry_run else ():
+        for path in old if not preview else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    verb = "would remove" if dry_run else "removed"
+    verb = "would remove" if preview else "removed"
     lines = [f"  {p.relative_to(home.root)}  {size / 1e6:,.1f} MB" for p, size in sizes.items()]
     total = f"{verb} {len(old):,} objects, {sum(sizes.values()) / 1e6:,.1f} MB, from {home.root}"
     kept = f"kept what the ledger's {len(ledger.entries(home)):,} entries and their models need"
@@ -58,13 +59,16 @@ def clean(home: Home, grace: timedelta, dry_run: bool) -> str:
 
 
 def needed_digests(home: Home) -> set[str]:
-    """Digests that the ledger names, and those that the models it names were made from."""
+    """Digests that the ledger names, those that the models it names were made from, and those of
+    the kept versions of the feature tables."""
     ledger.verify(home, own_trust(home))
     path = home.root / "ledger" / "ledger.jsonl"
     found = set(DIGEST.findall(path.read_text())) if path.exists() else set()
     for model in (home.root / "models").glob("*/*"):
         if model.name in found and (model / LINEAGE).exists():
             found |= set(DIGEST.findall((model / LINEAGE).read_text()))
+    for version in (home.root / "offline").glob("*/[0-9]*.json"):
+        found |= set(DIGEST.findall(version.read_text()))
     return found
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import task
@@ -22,7 +22,6 @@ from tasks.types import SplitRows, State, Step
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from feature_repo.home import Home
 
 FEATURE_CODE = (
     "feature_repo.contract",
@@ -141,8 +140,15 @@ def build_training_set(
             f"< test_end, got {', '.join(f'{d:%Y-%m-%d}' for d in dates)}"
         )
     with step("training set") as s:
-        joined = join(state.home(), get_use_case(use_case), tables, views)
-        table, rows = _split(state.home(), joined, dates)
+        counts: Counter[str] = Counter()
+        split = partial(_split, dates, counts)
+        table = join(state.home(), get_use_case(use_case), tables, views, split)
+        rows = SplitRows(
+            training=counts["training"],
+            validation=counts["validation"],
+            test=counts["test"],
+            unused=counts[""],
+        )
         for part in ("training", "validation", "test"):
             if not getattr(rows, part):
                 raise TrainingError(
@@ -156,8 +162,9 @@ def build_training_set(
     return TrainingSet(table, rows, s.record)
 
 
-def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Table, SplitRows]:
-    from feature_repo.tables import bind, connect, month_of, table_files, write_parts
+def _split(dates: tuple[datetime, ...], counts: Counter[str], rows: pa.Table) -> pa.Table:
+    """The rows with the column ``split``; adds to the number of rows of each part."""
+    from feature_repo.tables import connect
 
     parts = zip(("training", "validation", "test"), dates[:-1], dates[1:], strict=True)
     cases = " ".join(
@@ -166,26 +173,15 @@ def _split(home: Home, joined: Table, dates: tuple[datetime, ...]) -> tuple[Tabl
         f"AND label_available_at <= TIMESTAMPTZ '{end.isoformat()}' THEN '{name}'"
         for name, start, end in parts
     )
-    counts: Counter[str] = Counter()
-
-    def months() -> Iterator[tuple[str, pa.Table]]:
-        for file in table_files(joined):
-            with connect([]) as session:
-                bind(session, joined.name, [file])
-                rows: pa.Table = session.sql(
-                    f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
-                    f'FROM "{joined.name}" ORDER BY prediction_time, request_id'
-                ).to_arrow_table()
-            for item in rows["split"].value_counts().to_pylist():
-                counts[item["values"]] += item["counts"]
-            yield month_of(file), rows
-
-    return write_parts(home, "training_set", months()), SplitRows(
-        training=counts["training"],
-        validation=counts["validation"],
-        test=counts["test"],
-        unused=counts[""],
-    )
+    with connect([]) as session:
+        session.register("asked", rows)
+        split: pa.Table = session.sql(
+            f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
+            "FROM asked ORDER BY prediction_time, request_id"
+        ).to_arrow_table()
+    for item in split["split"].value_counts().to_pylist():
+        counts[item["values"]] += item["counts"]
+    return split
 
 
 @task(

@@ -125,8 +125,12 @@ def flight(*arguments: str, **config: Any) -> Sequence[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> Done:
-    """Wait for the end of a process."""
-    said, _ = process.communicate(timeout=400)
+    """Wait for the end of a process; one that does not end in time is killed with its children."""
+    try:
+        said, _ = process.communicate(timeout=550)
+    except subprocess.TimeoutExpired:
+        kill_group(process)
+        raise
     return Done(process.returncode, said)
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from pipeline import Done, Flown, Place, check_sound, told
 
+from feature_repo import offline
 from feature_repo.home import folder_digests
+from feature_repo.registry import get_use_case
+from feature_repo.tables import table_place
 
 ORPHAN = "0" * 64
 
@@ -51,7 +54,7 @@ def cleaned(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Cleaned:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     _age(place.root)
-    dry = place.run("housekeeping:clean", "--grace_minutes", "0", "--dry_run")
+    dry = place.run("housekeeping:clean", "--grace_minutes", "0", "--preview")
     after_dry = files(place)
     done = place.run("housekeeping:clean", "--grace_minutes", "0")
     return Cleaned(place, before, list(leftovers), dry, after_dry, done, files(place))
@@ -92,6 +95,14 @@ def test_what_the_ledger_names_stays(flown: Flown, cleaned: Cleaned) -> None:
     outputs = told(cleaned.place.home, "execution")[0]["facts"]["outputs"]
     for kind in ("training_set", "quarantine"):
         assert any(name.startswith(f"tables/{outputs[kind]}") for name in cleaned.after)
+
+
+def test_kept_versions_of_the_features_stay(cleaned: Cleaned) -> None:
+    """Every table that a version names, so that the next run goes on from it."""
+    home, case = cleaned.place.home, get_use_case("weather")
+    named = [table for version in offline.versions(home, case) for table in version.tables]
+    assert named
+    assert all(table_place(home, table.digest).exists() for table in named)
 
 
 def test_model_still_serves_and_is_still_accounted_for(flown: Flown, cleaned: Cleaned) -> None:
