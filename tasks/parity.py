@@ -79,19 +79,16 @@ def check_parity(home: Home, use_case: UseCase, tables: list[Table]) -> Parity:
         SkewError: one value or more differs; the report is written all the same.
         StateError: the online store does not answer.
     """
-    asked = {view.name: _sample(view, tables) for view in use_case.views}
     rows = rows_of(home, use_case)
+    asked = _sampled(use_case, tables, KNOWN)
     tick, served = _ask_server(rows, use_case, asked)
     told = _ask_feast(home, use_case, tables, {n: keys[-FEW:] for n, keys in asked.items()})
     offline = _offline(use_case, tables, asked, tick)
     views, examples = [], []
     for reader, found in (("server", served), ("Feast", told)):
-        for view in use_case.views:
-            figures, differences = _compare(
-                reader, view, asked[view.name], offline[view.name], found[view.name], tick
-            )
-            views.append(figures)
-            examples += differences
+        figures, differences = _figures(reader, use_case, asked, offline, found, tick)
+        views += figures
+        examples += differences
     parity = Parity(
         use_case=use_case.name, declaration=use_case.declaration,
         store=rows.name, tick=tick.isoformat(),
@@ -108,13 +105,34 @@ def check_parity(home: Home, use_case: UseCase, tables: list[Table]) -> Parity:
     return parity
 
 
-def _sample(view: FeatureView, tables: list[Table]) -> list[dict[str, str]]:
-    """Keys of entities that the view's table knows at any tick, and then of some unknown ones."""
-    keys = ", ".join(view.entity.keys)
-    query = f"SELECT DISTINCT {keys} FROM {view.name} ORDER BY hash({keys}), {keys} LIMIT {KNOWN}"
-    with connect([named(tables, view.name)]) as session:
-        known = session.sql(query).to_arrow_table().to_pylist()
-    return known + [dict.fromkeys(view.entity.keys, f"unknown-{i}") for i in range(UNKNOWN)]
+def compare_served(
+    home: Home, use_case: UseCase, tables: list[Table], known: int
+) -> tuple[list[ViewParity], list[str]]:
+    """What the server reads of up to ``known`` entities of each view, and of some unknown ones,
+    against the offline rows of the store's tick: figures, and the differences in words.
+
+    Raises:
+        StateError: the online store does not answer.
+    """
+    asked = _sampled(use_case, tables, known)
+    tick, served = _ask_server(rows_of(home, use_case), use_case, asked)
+    offline = _offline(use_case, tables, asked, tick)
+    return _figures("server", use_case, asked, offline, served, tick)
+
+
+def _sampled(use_case: UseCase, tables: list[Table], known: int) -> Asked:
+    """Keys of entities that each view's table knows at any tick, and then of some unknown ones."""
+    asked = {}
+    for view in use_case.views:
+        keys = ", ".join(view.entity.keys)
+        query = (
+            f"SELECT DISTINCT {keys} FROM {view.name} ORDER BY hash({keys}), {keys} LIMIT {known}"
+        )
+        with connect([named(tables, view.name)]) as session:
+            rows = session.sql(query).to_arrow_table().to_pylist()
+        unknown = [dict.fromkeys(view.entity.keys, f"unknown-{i}") for i in range(UNKNOWN)]
+        asked[view.name] = rows + unknown
+    return asked
 
 
 def _ask_server(stored: OnlineRows, use_case: UseCase, asked: Asked) -> tuple[datetime, Values]:
@@ -163,11 +181,24 @@ def _offline(use_case: UseCase, tables: list[Table], asked: Asked, tick: datetim
         columns = {key: pa.array([row[key] for row in rows], pa.string()) for key in rows[0]}
         ticks = pa.array([tick] * len(rows), pa.timestamp("us", "UTC"))
         ids = pa.array(range(len(rows)))
-        of_tick = rows_at([view], tables, pa.table({"id": ids, "tick": ticks, **columns}))
+        of_tick = rows_at(
+            [view], [named(tables, view.name)], pa.table({"id": ids, "tick": ticks, **columns})
+        )
         event = of_tick[f"{view.name}_tick"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
         values = [of_tick[f.name].to_numpy().astype(np.float64) for f in view.features]
         found[view.name] = np.column_stack([event.to_numpy() / 1e6, *values])
     return found
+
+
+def _figures(
+    reader: str, use_case: UseCase, asked: Asked, offline: Values, found: Values, tick: datetime
+) -> tuple[list[ViewParity], list[str]]:
+    """Figures of every view, and the differences in words."""
+    made = [
+        _compare(reader, view, asked[view.name], offline[view.name], found[view.name], tick)
+        for view in use_case.views
+    ]
+    return [figures for figures, _ in made], [text for _, told in made for text in told]
 
 
 def _compare(
