@@ -1,0 +1,65 @@
+"""A stream's step as a schedule takes it, and the replay of a past week that proves it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from flytekit import task
+
+from feature_repo.registry import get_use_case
+from feature_repo.stream import advance
+from feature_repo.tables import Table
+from tasks.parity import check_parity
+from tasks.replay import Plan, Replayed, replay
+from tasks.resources import DATA
+from tasks.services import living_services
+from tasks.steps import step
+from tasks.types import State, Step
+
+
+@task(requests=DATA, retries=2, timeout=timedelta(minutes=15))
+def advance_features(state: State, use_case: str, as_of: datetime) -> Step:
+    """Take in the messages that came, and bring views and online store to the tick that a request
+    made at ``as_of`` reads: a later one would refuse it.
+
+    Raises:
+        SkewError: what is read online differs from the offline rows.
+        StateError: there is no version of the features yet, or a store cannot be used.
+    """
+    home, declared = state.home(), get_use_case(use_case)
+    with step("stream") as s, home.lock(f"release-{use_case}"):
+        for service in (declared, *living_services(home, declared)):
+            made = advance(home, service, as_of - service.lag)
+            s.say(f"{service.service}: {made.messages:,} messages, {made.version.summary}")
+            s.say(check_parity(home, service, made.version.built.views).describe())
+    return s.record
+
+
+@task(requests=DATA, retries=2, timeout=timedelta(hours=6))
+def replay_flights(
+    state: State, tables: list[Table], start: datetime, end: datetime, late: float,
+    duplicates: float, seed: int,
+) -> Replayed:  # fmt: skip
+    """Replay the flights as a stream, in a home of its own; a retry goes on where it stopped.
+
+    Raises:
+        SkewError: an online answer differs from the offline row of its tick, or the end from a
+            computation from the start.
+        StateError: start and end are no whole hours, or not in this order.
+    """
+    plan = Plan(
+        start=_utc(start), end=_utc(end), late=late, duplicates=duplicates, seed=seed
+    )  # fmt: skip
+    with step("replay") as s:
+        done = replay(state.home(), tables, plan, s.say)
+        s.say(
+            f"{done.hours} hours, {done.messages:,} messages, {done.added:,} rows added, "
+            f"{done.corrected:,} corrected; {done.values:,} online values compared, "
+            f"{done.mismatches} mismatches; a step costs {done.median_cpu_seconds} s CPU; "
+            f"{done.report}"
+        )
+    return done
+
+
+def _utc(instant: datetime) -> datetime:
+    return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)
