@@ -15,7 +15,7 @@ import pytest
 
 from feature_repo import offline
 from feature_repo.engine import build_views
-from feature_repo.errors import StateError
+from feature_repo.errors import SkewError, StateError
 from feature_repo.home import Home
 from feature_repo.inbox import Inbox
 from feature_repo.messages import Message
@@ -24,6 +24,7 @@ from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, receive
 from feature_repo.tables import named, parts_of, read_table, write_raw
 from serving.online import OnlineStore
+from tasks.replay import check_end
 
 WEATHER = get_use_case("weather")
 START = datetime(2013, 6, 30, 12, tzinfo=timezone.utc)
@@ -127,6 +128,18 @@ def test_any_order_and_any_cut_into_steps_ends_the_same(tmp_path: Path, home: Ho
     built = build_views(again, WEATHER, tables, until)
     assert [t.digest for t in built.tables] == [t.digest for t in made.version.built.tables]
     assert [t.digest for t in built.views] == [t.digest for t in made.version.built.views]
+
+
+def test_a_message_that_was_lost_is_seen_in_the_end(home: Home) -> None:
+    """The replay's last check: a row less, or another value, than the truth has."""
+    receive(home, WEATHER, [message(temp=75.0)], START + HOUR)
+    advance(home, WEATHER, START + HOUR)
+    table = pa.Table.from_pylist(raw(home), SCHEMA)
+    check_end(home, WEATHER, {"weather": table}, START + HOUR)
+    more = [*raw(home), row("EWR", temp=75.0)]
+    for rows in (raw(home)[1:], more):
+        with pytest.raises(SkewError, match="raw table 'weather'"):
+            check_end(home, WEATHER, {"weather": pa.Table.from_pylist(rows, SCHEMA)}, START + HOUR)
 
 
 BAD = {
