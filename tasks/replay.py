@@ -160,9 +160,9 @@ def _hour(
         differences.append(f"the version is of {version.until}, not of {clock}")
     hour = Hour(
         clock=clock.isoformat(), messages=received.accepted, refused=len(received.refused),
-        added=sum(v.added for v in made), corrected=sum(v.corrected for v in made), rows=sum(v.rows for v in views),
-        values=sum(v.values for v in views), mismatches=len(differences), cpu_seconds=cpu,
-        seconds=wall,
+        added=sum(v.added for v in made), corrected=sum(v.corrected for v in made),
+        rows=sum(v.rows for v in views), values=sum(v.values for v in views),
+        mismatches=len(differences), cpu_seconds=cpu, seconds=wall,
     )  # fmt: skip
     say(
         f"{clock:%Y-%m-%d %H:%M}Z: {hour.messages} messages, {hour.refused} set aside, "

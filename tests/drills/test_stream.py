@@ -62,8 +62,9 @@ def stored(home: Home, folder: Path | None) -> list[Table]:
 def killed(home: Home, truth: list[Table], plan: Plan, hours: int, wait: float) -> None:
     """Replay in a process of its own; kill -9 so many seconds after the end of some hours."""
     tables = json.dumps([asdict(table) for table in truth])
+    told = json.dumps(asdict(plan), default=str)
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(home.root), tables, json.dumps(asdict(plan), default=str)],
+        [sys.executable, "-c", PROGRAM, str(home.root), tables, told],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout
