@@ -26,7 +26,7 @@ from feature_repo.registry import USE_CASES, get_use_case
 FLIGHTS = get_use_case("flights")
 FIRST = FLIGHTS.features[0]
 LAST = next(spec for spec in FLIGHTS.features if spec.aggregation == "last")
-WINDOWED = next(spec for spec in FLIGHTS.features if spec.window is not None)
+WINDOWED = next(spec for spec in FLIGHTS.features if spec.view == "origin_arrivals")
 
 
 def hour(columns: Any) -> Any:
