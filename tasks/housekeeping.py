@@ -12,13 +12,13 @@ from pathlib import Path
 from flytekit import task
 
 from feature_repo.home import Home, open_home
+from feature_repo.registry import USE_CASES
 from serving import ledger
 from serving.artifact import LINEAGE
 from tasks.ledger import own_trust
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
-STORES = ("tables", "folders", "models", "scores", "online", "reports", "releases", "cards")
 
 
 @task(
@@ -28,41 +28,50 @@ STORES = ("tables", "folders", "models", "scores", "online", "reports", "release
     secret_requests=[SIGNING_KEY],
     environment=SIGNING_ENVIRONMENT,
 )
-def clean_home(grace_minutes: int, preview: bool) -> str:
+def clean_home(grace_minutes: int, remove: bool) -> str:
     """Remove leftovers of killed runs and objects that nothing names; says what and how much.
 
-    What was written in the last ``grace_minutes`` stays: a running pipeline may need it.
+    What was written in the last ``grace_minutes`` stays: a running pipeline may need it. Without
+    ``remove`` it is only told.
 
     Raises:
         LedgerError: the ledger was changed, so what it needs cannot be known.
     """
-    return clean(open_home(), timedelta(minutes=grace_minutes), preview)
+    return clean(open_home(), timedelta(minutes=grace_minutes), remove=remove)
 
 
-def clean(home: Home, grace: timedelta, preview: bool) -> str:
-    """The clean-up's report; nothing is removed when ``preview``."""
+def clean(home: Home, grace: timedelta, *, remove: bool) -> str:
+    """The clean-up's report; nothing is removed without ``remove``."""
     with home.lock("certify"):
         needed = needed_digests(home)
         before = time.time() - grace.total_seconds()
         old = [p for p in unneeded(home, needed) if p.lstat().st_mtime < before]
         sizes = {path: _size(path) for path in old}
-        # A cached step may name what goes now: with a new identity, no such result is found.
-        if not preview and any(p.parent.name in {"tables", "folders"} for p in old):
+        stale = any(map(_may_be_cached, old))
+        if remove and stale:  # first: killed in between, no cached step names what is gone
             (home.root / "home-id").unlink(missing_ok=True)
-        for path in old if not preview else ():
+        for path in old if remove else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    verb = "would remove" if preview else "removed"
+    verb = "removed" if remove else "would remove"
     lines = [f"  {p.relative_to(home.root)}  {size / 1e6:,.1f} MB" for p, size in sizes.items()]
     total = f"{verb} {len(old):,} objects, {sum(sizes.values()) / 1e6:,.1f} MB, from {home.root}"
-    kept = f"kept what the ledger's {len(ledger.entries(home)):,} entries and their models need"
-    return "\n".join([total, *lines, kept])
+    kept = (
+        f"kept what the ledger's {len(ledger.entries(home)):,} entries, their models and the "
+        "versions of the features need"
+    )
+    again = ["a cached step may name what goes: the next run computes every step anew"] * stale
+    return "\n".join([total, *lines, *again, kept])
 
 
 def needed_digests(home: Home) -> set[str]:
     """Digests that the ledger names, those that the models it names were made from, and those of
-    the kept versions of the feature tables."""
+    the tables in each version of the features.
+
+    Raises:
+        LedgerError: the ledger was changed, so what it needs cannot be known.
+    """
     ledger.verify(home, own_trust(home))
-    path = home.root / "ledger" / "ledger.jsonl"
+    path = ledger.ledger_path(home)
     found = set(DIGEST.findall(path.read_text())) if path.exists() else set()
     for model in (home.root / "models").glob("*/*"):
         if model.name in found and (model / LINEAGE).exists():
@@ -73,15 +82,24 @@ def needed_digests(home: Home) -> set[str]:
 
 
 def unneeded(home: Home, needed: set[str]) -> Iterator[Path]:
-    """Temporary files of killed processes, and tables, folders and models that nothing names."""
-    for store in STORES:
-        for path in sorted((home.root / store).glob("*")):
-            named = store not in {"tables", "folders"} or path.name.split(".")[0] in needed
-            if path.name.startswith(".") or not named:
+    """Temporary files of killed processes, tables, folders and models that nothing names, and the
+    online rows of declarations that no program and no version knows."""
+    leftovers = set(home.root.rglob(".*.tmp"))
+    yield from sorted(path for path in leftovers if leftovers.isdisjoint(path.parents))
+    for store in ("tables/*", "folders/*", "models/*/*"):
+        for path in sorted(home.root.glob(f"{store}")):
+            if not path.name.startswith(".") and path.name.split(".")[0] not in needed:
                 yield path
-    for model in sorted((home.root / "models").glob("*/*")):
-        if model.name.startswith(".") or model.name not in needed:
-            yield model
+    services = {use_case.service for use_case in USE_CASES.values()}
+    services |= {path.name for path in (home.root / "offline").glob("*")}
+    for path in sorted((home.root / "online").glob("[!.]*.db*")):
+        if path.name.split(".")[0] not in services:
+            yield path
+
+
+def _may_be_cached(path: Path) -> bool:
+    """Whether Flyte's cache may name it as a step's output: it knows tables and folders."""
+    return path.parent.name in {"tables", "folders"} and not path.name.startswith(".")
 
 
 def _size(path: Path) -> int:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pipeline import Done, Flown, Place, check_sound, told
 
 from feature_repo import offline
-from feature_repo.home import folder_digests
+from feature_repo.home import Home, folder_digests
 from feature_repo.registry import get_use_case
 from feature_repo.tables import table_place
+from tasks.housekeeping import clean
 
 ORPHAN = "0" * 64
+NOW = timedelta(0)
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,20 @@ def cleaned(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Cleaned:
         f"tables/{ORPHAN}.parquet": b"no one's table",
         f"folders/{ORPHAN}/model.onnx": b"no one's model",
         "models/weather/.half.2e.tmp/model.onnx": b"half a model",
+        "models/weather/.half.2e.tmp/.deeper.3f.tmp": b"in a leftover",
         "online/.weather.3d.tmp": b"half a store",
+        "online/weather_0123456789ab.db": b"rows of a declaration that nobody knows",
+        "online/weather_0123456789ab.db-wal": b"",
+        "releases/weather/abc/.release.json.4a.tmp": b"half a release",
+        "ledger/.head.next.5b.tmp": b"half a head",
+        "trust/.revocations.json.6c.tmp": b"half a list",
     }
     for name, content in leftovers.items():
         path = place.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     _age(place.root)
-    dry = place.run("housekeeping:clean", "--grace_minutes", "0", "--preview")
+    dry = place.run("housekeeping:preview", "--grace_minutes", "0")
     after_dry = files(place)
     done = place.run("housekeeping:clean", "--grace_minutes", "0")
     return Cleaned(place, before, list(leftovers), dry, after_dry, done, files(place))
@@ -73,6 +82,7 @@ def test_dry_run_removes_nothing(cleaned: Cleaned) -> None:
     assert set(cleaned.planted) <= set(cleaned.after_dry)
     assert "would remove" in cleaned.dry.said
     assert f"tables/{ORPHAN}.parquet" in cleaned.dry.said
+    assert "more than once" not in cleaned.dry.said, "flytekit warns of an input"
 
 
 def test_leftovers_are_removed_and_named(cleaned: Cleaned) -> None:
@@ -90,7 +100,8 @@ def test_what_the_ledger_names_stays(flown: Flown, cleaned: Cleaned) -> None:
     model = f"models/weather/{Path(flown.summary['model']['path']).name}/"
     for name, digest in cleaned.before.items():
         room = name.split("/")[0]
-        if name.startswith(model) or room in {"ledger", "keys", "releases", "predictions"}:
+        rooms = {"ledger", "keys", "releases", "predictions", "offline", "online", "tables"}
+        if name.startswith(model) or room in rooms:
             assert cleaned.after.get(name) == digest, name
     outputs = told(cleaned.place.home, "execution")[0]["facts"]["outputs"]
     for kind in ("training_set", "quarantine"):
@@ -113,3 +124,34 @@ def test_model_still_serves_and_is_still_accounted_for(flown: Flown, cleaned: Cl
     assert "raw file     weather.csv" in done.said
     assert "no longer stored" not in done.said
     assert "verified, every file as signed" in done.said
+
+
+def test_a_finished_pipeline_leaves_nothing_to_remove(flown: Flown) -> None:
+    """Every table and folder that it stored is named: a clean-up keeps them and the cache."""
+    said = clean(flown.place.home, NOW, remove=False)
+    assert said.startswith("would remove 0 objects"), said
+
+
+@pytest.mark.parametrize(
+    ("planted", "anew"),
+    [
+        ("tables/.1f.tmp/2013-01.5.parquet", False),
+        ("releases/weather/abc/.release.json.4a.tmp", False),
+        ("online/weather_0123456789ab.db", False),
+        (f"tables/{ORPHAN}/2013-01.5.{ORPHAN}.parquet", True),
+        (f"folders/{ORPHAN}/model.onnx", True),
+    ],
+)
+def test_the_cache_is_given_up_only_where_it_may_name_what_goes(
+    tmp_path: Path, planted: str, anew: bool
+) -> None:
+    """The home's identity, an input of each cached step, stays when only leftovers went."""
+    home = Home(root=tmp_path)
+    before, path = home.id, home.path(*planted.split("/"))
+    path.write_bytes(b"x")
+    _age(tmp_path)
+    said = clean(home, NOW, remove=True)
+    assert not path.exists()
+    assert said.startswith("removed 1 objects"), said
+    assert ("computes every step anew" in said) == anew
+    assert (home.id != before) == anew
