@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
+from flyteidl.core import types_pb2
 from google.protobuf.json_format import MessageToDict
 
 ROOT = Path(__file__).parent.parent
@@ -48,15 +49,31 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def named(package: dict[str, Any], kind: type, name: str) -> Any:
-    """The one object of a kind whose name ends with ``name``."""
+    """The one object of a kind of this name, in whatever module it is."""
     identified: list[Any] = [m for m in package.values() if isinstance(m, kind)]
-    found = [
-        m
-        for m in identified
-        if (m.id if kind is launch_plan_pb2.LaunchPlan else m.template.id).name.endswith(name)
-    ]
+    found = [m for m in identified if f".{_id(m).name}".endswith(f".{name}")]
     assert len(found) == 1, (name, len(found))
     return found[0]
+
+
+def _id(message: Any) -> Any:
+    return message.id if isinstance(message, launch_plan_pb2.LaunchPlan) else message.template.id
+
+
+def our_tasks(package: dict[str, Any]) -> dict[str, Any]:
+    """Templates of all tasks that are ours, by function; a branch node's is no task."""
+    specs = [m.template for m in package.values() if isinstance(m, task_pb2.TaskSpec)]
+    found = {t.id.name.rpartition(".")[2]: t for t in specs}
+    assert len(found) == len(specs) > 20
+    return found
+
+
+def test_no_input_is_boolean(package: dict[str, Any]) -> None:
+    """flytekit's command line gives a boolean input two options of one name, and warns of it."""
+    for spec in package.values():
+        if isinstance(spec, workflow_pb2.WorkflowSpec):
+            for name, variable in spec.template.interface.inputs.variables.items():
+                assert variable.type.simple != types_pb2.BOOLEAN, (spec.template.id.name, name)
 
 
 def test_pytorchjob_for_two_nodes(package: dict[str, Any]) -> None:
@@ -94,32 +111,36 @@ def test_cached_steps_have_versions_retries_timeouts_and_resources(
         metadata = named(package, task_pb2.TaskSpec, name).template.metadata
         assert metadata.discoverable, name
         assert len(metadata.discovery_version) >= 16, name
-    ours = [
-        m.template
-        for m in package.values()
-        if isinstance(m, task_pb2.TaskSpec) and m.template.id.name.startswith("tasks.")
-    ]
-    for template in ours:
-        name = template.id.name
+    for name, template in our_tasks(package).items():
         assert template.container.resources.requests, name
         assert template.metadata.timeout.ToSeconds() > 0, name
+        # A source that broke its promise is no fresher a second later.
+        least = 0 if name == "check_freshness" else 1
+        assert template.metadata.retries.retries >= least, name
     never = ("register", "release", "certify", "conclude", "promote", "materialise_online")
     for name in never:
-        template = named(package, task_pb2.TaskSpec, f".{name}").template
+        template = named(package, task_pb2.TaskSpec, name).template
         assert not template.metadata.discoverable, name
 
 
 def test_signing_tasks_ask_for_the_key(package: dict[str, Any]) -> None:
-    """Whatever signs gets its key from a secret, and no other task does."""
-    signing = {"certify", "register", "promote", "promote_released", "release", "conclude"}
-    for name in signing:
-        template = named(package, task_pb2.TaskSpec, f".{name}").template
+    """Whatever signs, or trusts what it signed, gets its key from a secret; no other task does."""
+    signing = {
+        "certify", "register", "promote", "promote_released", "release", "conclude",
+        "revoke_certificate", "reinstate_certificate", "retire_model",
+    }  # fmt: skip
+    trusting = {"evaluate", "score_requests", "audit_report", "clean_home"}
+    asking = set()
+    for name, template in our_tasks(package).items():
+        environment = {pair.key: pair.value for pair in template.container.env}
+        if not template.security_context.secrets:
+            assert "AIRWORTHY_SIGNING_KEY" not in environment, name
+            continue
+        asking.add(name)
         (secret,) = template.security_context.secrets
         assert (secret.group, secret.key) == ("airworthy", "signing-key")
-        environment = {pair.key: pair.value for pair in template.container.env}
         assert environment["AIRWORTHY_SIGNING_KEY"].endswith("/airworthy/signing-key")
-    trained = named(package, task_pb2.TaskSpec, "train_one_process").template
-    assert not trained.security_context.secrets
+    assert asking == signing | trusting
 
 
 def test_launch_form_has_defaults_and_descriptions(package: dict[str, Any]) -> None:
