@@ -16,6 +16,7 @@ from feature_repo.registry import get_use_case
 from serving import dsse, revocations
 from serving.certificate import issue
 from serving.loading import load_service
+from tasks.ledger import append
 
 FLIGHTS = get_use_case("flights")
 
@@ -28,7 +29,9 @@ def load(home: Home, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     folder = folder.rename(folder.with_name(digest_of(folder_digests(folder))))
     revocations.complete(home, key, {}, NOW)
-    issue(key, folder, predicate(FLIGHTS), timedelta(days=90), NOW)
+    certificate = issue(key, folder, predicate(FLIGHTS), timedelta(days=90), NOW)
+    told = {"use_case": FLIGHTS.name, "certificate": certificate.id}
+    append(home, "certificate", folder.name, told)
     flights_store(home)
     load_service(home, FLIGHTS, folder, trust=dsse.trust(home, allow_development=True)).close()
 

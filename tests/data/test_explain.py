@@ -186,7 +186,7 @@ def test_a_wrong_row_stops_the_task(
     warmer = pc.add(shifted["temp"], 1.0)
     shifted = shifted.set_column(position, "temp", warmer)
     offline.update(home, use_case, [write_table(home, "weather", shifted)])
-    (path,) = (tmp_path / "offline" / use_case.service).glob("*.json")
+    (path,) = (tmp_path / "offline" / use_case.service).glob("[0-9]*.json")
     record = json.loads(path.read_text())
     good = offline.newest(versioned, use_case)
     record["built"]["tables"] = [asdict(table) for table in good.built.tables]
@@ -216,8 +216,8 @@ def test_a_question_without_an_answer_says_why(flights_year: Year) -> None:
     assert parse_entity(" origin = EWR, carrier=UA", flights_year.use_case) == {
         "origin": "EWR", "carrier": "UA",
     }  # fmt: skip
-    with pytest.raises(RequestError, match="carrier is not the whole key of any entity"):
-        asked(flights_year, NOON, carrier="UA")
+    with pytest.raises(RequestError, match="flight is not the whole key of any entity"):
+        asked(flights_year, NOON, flight="1545")
     with pytest.raises(StateError, match="no event of tailnum=N0 had happened by 2013-01-19"):
         asked(flights_year, NOON, tailnum="N0")
     with pytest.raises(StateError, match="lies before the data: the first event of the logs"):
