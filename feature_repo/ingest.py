@@ -230,17 +230,25 @@ def broken_checks(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
 
 def _row_cases(cases: pd.DataFrame, frame: pd.DataFrame, schema: Any) -> pd.DataFrame:
     """Pandera's failure cases with one for each row that breaks a rule over several columns,
-    which are those of the check's description, instead of one for each column of the frame."""
+    instead of one for each column of the frame."""
     import pandas as pd
 
     whole = cases["schema_context"] == "DataFrameSchema"
     parts = [cases[~whole]]
     for check in schema.checks:
         broken = cases[whole & (cases["check"] == check.name)].drop_duplicates("index")
-        values = frame.loc[broken["index"].astype("int64"), check.description.split("+")]
+        columns = rule_columns(check, schema)
+        values = frame.loc[broken["index"].astype("int64"), columns]
         texts = [" ".join(map(str, row)) for row in values.itertuples(index=False)]
-        parts.append(broken.assign(column=check.description, failure_case=texts))
+        parts.append(broken.assign(column="+".join(columns), failure_case=texts))
     return pd.concat(parts)
+
+
+def rule_columns(check: Any, schema: Any) -> list[str]:
+    """The columns that a rule over several of them needs: those that its description names,
+    joined by ``+``; where it names none, all of the schema."""
+    named = (check.description or "").split("+")
+    return named if {*named} <= {*schema.columns} else list(schema.columns)
 
 
 def _without_key(schema: Any) -> Any:
