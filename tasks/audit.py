@@ -1,7 +1,9 @@
 """The audit: from one answer back to the raw files, and who was champion when.
 
-Everything told here was signed or chained: the ledger is verified first, the certificate is
-verified against the trusted keys, and each stored object's digest is recomputed.
+The ledger is verified first, the certificate is verified against the trusted keys, and each
+stored object's digest is recomputed. The prediction log is neither signed nor chained: the
+certified model must give the recorded score again from the recorded inputs. What cannot be
+verified is told as such.
 """
 
 from __future__ import annotations
@@ -12,11 +14,16 @@ from typing import Any
 
 from flytekit import task
 
-from feature_repo.errors import CertificateError, LedgerError, StateError
+from feature_repo.errors import CertificateError, LedgerError, SkewError, StateError
 from feature_repo.home import Home, open_home
+from feature_repo.registry import USE_CASES
 from feature_repo.tables import content_digest, table_place
 from serving import certificate, ledger, predictions, revocations
+from serving.artifact import read_model
+from serving.predictions import Prediction
+from serving.recompute import recompute
 from tasks.ledger import own_trust
+from tasks.probe import TOLERANCE
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 
@@ -33,6 +40,7 @@ def audit_report(prediction_id: str, model: str) -> str:
     Raises:
         LedgerError: the ledger was changed; names the line.
         StateError: the prediction or the model is unknown.
+        SkewError: the certified model does not give the recorded score.
     """
     return audit(open_home(), prediction_id, model)
 
@@ -58,6 +66,7 @@ def trace(home: Home, prediction_id: str) -> list[str]:
     Raises:
         StateError: no prediction has this id.
         LedgerError: the ledger knows no certificate of the model that answered.
+        SkewError: the certified model gives another score to the recorded inputs.
     """
     found = predictions.find(home, prediction_id)
     if found is None:
@@ -66,19 +75,23 @@ def trace(home: Home, prediction_id: str) -> list[str]:
             "an answer, and set AIRWORTHY_HOME to the home of the server that gave it"
         )
     told = _certified(home, found.subject, found.certificate)
-    directory = home.root / "models" / found.use_case / found.subject
+    facts = told["facts"]
+    directory = home.root / "models" / facts["use_case"] / found.subject
     lines = [
         f"prediction   {found.id} ({found.source}): {found.score:.6f}, answered {_iso(found.at)}",
         f"  request    {', '.join(f'{k}={v}' for k, v in found.fields.items())}",
         f"  as of      {_iso(found.prediction_time)}, features of tick {_iso(found.tick)}",
-        f"model        {found.use_case} {found.version}, subject {found.subject}",
+        f"model        {facts['use_case']} {facts['version']}, subject {found.subject}",
     ]
     if not directory.is_dir():
         return [*lines, *_from_ledger(told)]
-    issued, said = _verified(home, directory)
-    if found.certificate == issued.id and issued.subject != found.subject:
-        said = "FAILED: it is of another model"
-    lines.append(f"certificate  {found.certificate}: {said}")
+    issued = certificate.read(directory)
+    fault = _fault(home, directory, issued, found.subject)
+    score = "not recomputed, since its model is not the one that was certified"
+    if not fault:
+        score = _recomputed(directory, issued, found)
+    said = f"FAILED: {fault}" if fault else _verified(home, issued)
+    lines += [f"  score      {score}", f"certificate  {found.certificate}: {said}"]
     if issued.id != found.certificate:
         lines.append(f"  renewed    as {issued.id}; the ledger's entry {told['n']} names the first")
     return [*lines, *_made_from(home, issued.predicate)]
@@ -123,21 +136,46 @@ def _certified(home: Home, subject: str, certificate_id: str) -> dict[str, Any]:
     )
 
 
-def _verified(home: Home, directory: Path) -> tuple[certificate.Certificate, str]:
-    """The certificate in a model directory, and what its verification said.
+def _fault(home: Home, directory: Path, issued: certificate.Certificate, subject: str) -> str:
+    """Why the model in a directory is not what its certificate says, or nothing.
 
     Being past its date does not make it false: an old answer was given under it.
     """
-    issued, trust, now = certificate.read(directory), own_trust(home), datetime.now(UTC)
     try:
-        certificate.verify(directory, trust, revoked=(), released=True, now=now)
-        revoked = issued.id in revocations.revoked(home, trust)
+        certificate.verify(
+            directory, own_trust(home), revoked=(), released=True, now=datetime.now(UTC)
+        )
     except CertificateError as exc:
-        return issued, f"FAILED: {exc}"
+        return str(exc)
+    return "" if issued.subject == subject else "it is of another model"
+
+
+def _verified(home: Home, issued: certificate.Certificate) -> str:
+    """A certificate without fault, in words."""
+    revoked = issued.id in revocations.revoked(home, own_trust(home))
     key = "development key" if issued.development else "key"
-    state = "expired" if issued.expired(now) else "valid until"
+    state = "expired" if issued.expired(datetime.now(UTC)) else "valid until"
     said = f"verified, every file as signed by {key} {issued.predicate['signer']['keyid']}, "
-    return issued, f"{said}{state} {issued.expires_at.date()}{', REVOKED' if revoked else ''}"
+    return f"{said}{state} {issued.expires_at.date()}{', REVOKED' if revoked else ''}"
+
+
+def _recomputed(directory: Path, issued: certificate.Certificate, found: Prediction) -> str:
+    """That the model gives the recorded score again; or that this program cannot ask it."""
+    model = read_model(directory, issued.files)
+    declared = USE_CASES.get(model.use_case)
+    if declared is None or declared.declaration != model.declaration:
+        return (
+            f"not recomputed, since the model reads feature declaration {model.declaration[:12]}, "
+            "which this program does not declare; audit with the program that trained it"
+        )
+    again = recompute(declared, directory, issued.files, found)
+    if not abs(again - found.score) <= TOLERANCE * max(1.0, abs(again)):
+        raise SkewError(
+            f"prediction {found.id}: {found.score!r} is recorded, but the model {found.subject} "
+            f"gives {again!r} to the recorded inputs; the prediction log was changed: find out by "
+            "whom, and restore it"
+        )
+    return "recomputed from the recorded inputs by this model: equal"
 
 
 def _made_from(home: Home, predicate: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from serving.service import Answer
 
 CHUNK = 1024
-OPTIONAL = ("prediction_time",)
+TIME = "prediction_time"  # the one column that may be missing: ``at`` takes its place
 
 
 class Scored(NamedTuple):
@@ -83,7 +83,7 @@ def read_requests(path: Path, use_case: UseCase) -> list[dict[str, Any]]:
             f"file {path.name}: column {', '.join(missing)} is missing; the request fields of "
             f"{use_case.name!r} are {', '.join(names)}"
         )
-    wanted = [*names, *(name for name in OPTIONAL if name in frame.columns)]
+    wanted = [*names, *([TIME] if TIME in frame.columns else [])]
     return [_instance(use_case, row) for row in frame.select(wanted).to_dicts()]
 
 
@@ -91,7 +91,8 @@ def score(home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetim
     """Answers to ``rows``; nothing is recorded yet.
 
     Raises:
-        SourceError: a row is refused; names it and its field.
+        SourceError: a row is refused; names it and its field, or ``--at`` where the row states no
+            time of its own.
     """
     from prometheus_client import CollectorRegistry
 
@@ -108,11 +109,11 @@ def score(home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetim
         asked = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
         instances = []
         for i, row in enumerate(rows):
-            with _row_named(i):
+            with _named(rows, i, asked):
                 instances.append(instance_of(0, row, use_case, asked))
         answers = []
         for start in range(0, len(instances), CHUNK):
-            with _row_named(start):
+            with _named(rows, start, asked):
                 answers += service.predict(instances[start : start + CHUNK])
     finally:
         service.close()
@@ -167,17 +168,20 @@ def _renamed(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _row_named(start: int) -> Iterator[None]:
+def _named(rows: list[dict[str, Any]], start: int, at: datetime) -> Iterator[None]:
     """Name the row of the file, counted from 1, where a refusal names an instance of a chunk
-    that begins at row ``start``, counted from 0."""
+    that begins at row ``start``, counted from 0; a time that no row stated is ``--at``."""
     try:
         yield
     except RequestError as exc:
         found = re.fullmatch(r"instances\[(\d+)\]\.?(.*)", exc.field)
+        row = start + int(found[1]) if found else start
+        if found and found[2] == TIME and TIME not in rows[row]:
+            raise SourceError(f"--at {at.isoformat()} is refused: {exc.message}") from exc
         if found:
-            name = f"row {start + int(found[1]) + 1:,}" + (f", {found[2]}" if found[2] else "")
+            name = f"row {row + 1:,}" + (f", {found[2]}" if found[2] else "")
         else:
-            name = f"one of the rows from {start + 1:,} on"
+            name = f"one of the rows from {row + 1:,} on"
         raise SourceError(
             f"{name} of the requests is refused: {exc.message}; mend it, or leave it out"
         ) from exc
@@ -185,11 +189,11 @@ def _row_named(start: int) -> Iterator[None]:
 
 def _instance(use_case: UseCase, row: dict[str, Any]) -> dict[str, Any]:
     """A row's cells as JSON would hold them: CSV cells are text, Parquet's may be instants."""
-    kinds = {f.name: f.dtype for f in use_case.fields} | dict.fromkeys(OPTIONAL, "timestamp")
+    kinds = {f.name: f.dtype for f in use_case.fields} | {TIME: "timestamp"}
     return {
         name: _cell(kinds[name], value)
         for name, value in row.items()
-        if not (value is None and name in OPTIONAL)
+        if not (value is None and name == TIME)
     }
 
 

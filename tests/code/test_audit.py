@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from judging_helpers import Judged, fresh_home, judged, state_release, toy_registered
+from judging_helpers import TOY, Judged, fresh_home, judged, state_release, toy_registered
 
-from feature_repo.errors import LedgerError, StateError
+from feature_repo.errors import LedgerError, SkewError, StateError
 from feature_repo.home import Home, open_home
-from feature_repo.tables import table_place
+from feature_repo.registry import USE_CASES
+from feature_repo.tables import read_table, table_place
 from serving import dsse, revocations
-from serving.predictions import Prediction, PredictionLog
+from serving.predictions import Prediction, PredictionLog, find
+from serving.predictor import Predictor
+from serving.service import number
 from tasks.audit import audit, audit_report
 from tasks.registry import promote_version, register_version
+from tasks.rows import labelled_rows
 
 NOW = datetime(2013, 12, 1, 12, 0, tzinfo=timezone.utc)
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Judged]:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Judged]]:
     """A home with two champions in turn and one answer by the second."""
     with toy_registered():
         home = fresh_home(tmp_path_factory.mktemp("audit") / "home")
@@ -34,15 +42,22 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Judged]:
         log = PredictionLog(home, "toy")
         log.record([answer(run)])
         log.close()
-    return home, run
+        yield home, run
 
 
 def answer(run: Judged) -> Prediction:
+    """An answer to a row of the training set, with the score that the batch got."""
+    rows = read_table(run.training_set)
+    columns = labelled_rows(TOY, rows, "test").columns
+    score = Predictor(TOY, Path(run.certified.model_dir)).predict(columns)[0]
+    fields = {f.name: columns[f.name][0] for f in TOY.fields}
+    features = {s.name: number(columns[s.name][0]) for s in TOY.features}
+    tick = columns["tick"][0].astype("datetime64[s]").item().replace(tzinfo=timezone.utc)
     return Prediction(
-        id="p1", use_case="toy", at=NOW, prediction_time=NOW, tick=NOW,
-        fields={"origin": "JFK", "carrier": "B6"}, score=0.25, version=run.certified.version,
+        id="p1", use_case="toy", at=NOW, prediction_time=tick, tick=tick, fields=fields,
+        score=float(score), version=run.certified.version,
         certificate=run.certified.certificate, subject=run.certified.subject,
-        features={"origin_delay_mean": 3.0}, ages_minutes={"origin_departures": 15.0},
+        features=features, ages_minutes={"origin_departures": 15.0},
     )  # fmt: skip
 
 
@@ -58,7 +73,8 @@ def test_the_chain_reaches_from_the_answer_to_the_raw_files(
     run = template[1]
     text = audit(home, "p1")
     for link in (
-        "6 entries, chain and signed head verified", "p1 (online): 0.250000", "origin=JFK",
+        "6 entries, chain and signed head verified", "p1 (online): 0.", "carrier=",
+        "recomputed from the recorded inputs by this model: equal",
         "toy 1.1.0", run.certified.subject, run.certified.certificate, "every file as signed by",
         "local-1", run.training_set.digest, "(stored, verified)", "quarantine   2 rows",
         "flights.distance: in_range(0, 9999)", "flights.csv, 1,234 bytes, sha256 " + "5" * 64,
@@ -98,11 +114,56 @@ def test_changed_and_lost_objects_are_told(home: Home, template: tuple[Home, Jud
     assert "(no longer stored)" in audit(home, "p1")
     model = home.root / "models" / "toy" / run.certified.subject / "model.onnx"
     model.write_bytes(b"!")
-    assert "FAILED" in audit(home, "p1")
+    told = audit(home, "p1")
+    assert "FAILED" in told
+    assert "score      not recomputed" in told
     shutil.rmtree(model.parent)
     text = audit(home, "p1")
     assert "the model directory is no longer stored" in text
     assert "5" * 64 in text
+
+
+def alter(home: Home, column: str, value: object) -> None:
+    """Change the recorded answer, as somebody with an editor would."""
+    with closing(sqlite3.connect(home.root / "predictions" / "toy.db")) as log, log:
+        log.execute(f"UPDATE predictions SET {column} = ? WHERE id = 'p1'", (value,))
+
+
+def test_an_altered_score_is_refused_with_both_values(home: Home) -> None:
+    recorded = find(home, "p1")
+    assert recorded is not None
+    alter(home, "score", recorded.score + 2e-5)
+    said = re.escape(f"prediction p1: {recorded.score + 2e-5!r} is recorded")
+    with pytest.raises(SkewError, match=said) as refused:
+        audit(home, "p1")
+    (again,) = re.findall(r"gives ([\d.e-]+) to the recorded inputs", str(refused.value))
+    assert float(again) == pytest.approx(recorded.score, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "error", "said"),
+    [
+        ("features", '{"origin_delay_mean": 90.0, "origin_last_at": null}', SkewError, "p1: 0."),
+        ("features", '{"origin_delay_mean": 90.0}', StateError, "'origin_last_at'"),
+        ("fields", '{"origin": "JFK", "carrier": "B6", "distance": "far"}', StateError, "'far'"),
+    ],
+)
+def test_altered_inputs_are_refused(
+    home: Home, column: str, value: str, error: type[Exception], said: str
+) -> None:
+    alter(home, column, value)
+    with pytest.raises(error, match="prediction p1") as refused:
+        audit(home, "p1")
+    assert said in str(refused.value)
+
+
+def test_the_score_of_a_model_that_this_program_does_not_declare_is_not_called_equal(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(USE_CASES, "toy", replace(TOY, label="later"))
+    text = audit(home, "p1")
+    assert "not recomputed, since the model reads feature declaration" in text
+    assert "equal" not in text
 
 
 def test_a_revoked_certificate_is_still_an_honest_one(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from pipeline import Flown, Place
 from serving_helpers import ask
 
-from feature_repo.errors import SourceError, StateError
+from feature_repo.errors import SkewError, SourceError, StateError
 from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from serving import predictions
@@ -121,12 +123,30 @@ def test_every_batch_prediction_can_be_audited(batch: Batch) -> None:
     assert "raw file     weather.csv" in told
 
 
+def test_an_altered_prediction_is_not_told_as_verified(batch: Batch) -> None:
+    """A regression: a value that was changed in the log stops the audit, until it is put back."""
+    row = batch.answers[1]
+
+    def write(value: float) -> None:
+        log = batch.place.root / "predictions" / "weather.db"
+        with closing(sqlite3.connect(log)) as connection, connection:
+            found = (value, row["prediction_id"])
+            connection.execute("UPDATE predictions SET score = ? WHERE id = ?", found)
+
+    write(row["value"] + 0.01)
+    with pytest.raises(SkewError, match=f"prediction {row['prediction_id']}") as refused:
+        audit(batch.place.home, prediction_id=row["prediction_id"])
+    assert repr(row["value"] + 0.01) in str(refused.value)
+    write(row["value"])
+    assert "by this model: equal" in audit(batch.place.home, prediction_id=row["prediction_id"])
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"drop": "target_hour"}, "column target_hour is missing"),
         ({"target_hour": "tomorrow"}, "row 2, target_hour of the requests is refused"),
-        ({"at": -timedelta(days=1)}, "row 1, prediction_time of the requests is refused"),
+        ({"at": -timedelta(days=1)}, r"--at \S+ is refused: reads tick .* already at"),
     ],
 )
 def test_bad_file_is_refused_by_name_and_leaves_nothing(

@@ -28,6 +28,7 @@ from feature_repo.registry import get_use_case
 from serving import certificate
 from serving.predictions import find
 from serving.predictor import Predictor
+from serving.recompute import recompute
 
 FLIGHTS = get_use_case("flights")
 
@@ -82,6 +83,17 @@ def test_an_unknown_aircraft_is_answered_and_its_views_are_named_missing(running
         assert one["missing"] == ["tail_arrivals", "tail_departures"]
         assert one["ages_minutes"]["tail_arrivals"] is None
         assert np.isfinite(one["probability"])
+
+
+def test_a_recorded_answer_gives_its_score_again(running: Running) -> None:
+    """From the log alone: instants as text, an unknown aircraft, answers of one batch."""
+    asked = [FLIGHT, {**FLIGHT, "tailnum": None}, {**FLIGHT, "distance": 100.0, "carrier": "B6"}]
+    files = certificate.read(running.folder).files
+    for said in predict(running.port, *asked).body["predictions"]:
+        found = find(running.home, said["prediction_id"])
+        assert found is not None
+        again = recompute(FLIGHTS, running.folder, files, found)
+        assert again == pytest.approx(said["probability"], abs=1e-7)
 
 
 def test_v2_answers_the_same(running: Running) -> None:

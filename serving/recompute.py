@@ -1,0 +1,53 @@
+"""What a recorded answer must have been: the model's score of the inputs that the record holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from feature_repo.errors import StateError
+from serving.predictor import Predictor
+from serving.requests import Instance, columns_of, naive
+
+if TYPE_CHECKING:
+    from feature_repo.contract import Column, UseCase
+    from serving.predictions import Prediction
+
+
+def recompute(
+    use_case: UseCase, folder: Path, files: Mapping[str, str], prediction: Prediction
+) -> float:
+    """The score that the model in ``folder`` gives to a recorded question; ``files`` are the
+    digests of its certificate.
+
+    Raises:
+        StateError: the record holds no question that the model can be asked.
+        CertificateError: a file of the model is not the one that was certified.
+    """
+    predictor = Predictor(use_case, folder, files)
+    try:
+        (score,) = predictor.predict(_columns(use_case, prediction))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+        raise StateError(
+            f"the record of prediction {prediction.id} is no question to {use_case.name!r} "
+            f"({exc!r}): it was changed, or written by another program; restore the prediction log"
+        ) from exc
+    return float(score)
+
+
+def _columns(use_case: UseCase, prediction: Prediction) -> dict[str, Column]:
+    """The recorded request and stored features as the predictor's columns [1]."""
+    fields: dict[str, Any] = dict(prediction.fields)
+    for field in use_case.fields:
+        if field.dtype == "timestamp":
+            fields[field.name] = datetime.fromisoformat(fields[field.name])
+    asked = Instance(fields=fields, prediction_time=prediction.prediction_time)
+    columns = columns_of(use_case, [asked])
+    columns["tick"] = np.array([naive(prediction.tick)], dtype="datetime64[s]")
+    for spec in use_case.features:
+        columns[spec.name] = np.array([prediction.features[spec.name]], dtype=np.float64)
+    return columns
