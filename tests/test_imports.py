@@ -26,6 +26,17 @@ def test_import_contracts_hold() -> None:
     assert "0 broken" in done.stdout
 
 
+def test_use_cases_do_not_know_each_other() -> None:
+    """The contract compares features and sources; this, every file of a use case."""
+    cases = {path.parent.name for path in (ROOT / "feature_repo").glob("*/__init__.py")}
+    assert len(cases) >= 2
+    for case in cases:
+        own = [ROOT / room / f"{case}.py" for room in ("tasks", "workflows")]
+        for path in (*(ROOT / "feature_repo" / case).rglob("*.py"), *own):
+            named = re.findall(r"^\s*(?:from|import) feature_repo\.(\w+)\.", path.read_text(), re.M)
+            assert set(named) & cases <= {case}, path
+
+
 def test_server_process_loads_no_training_library() -> None:
     """What the linter reads from the text, seen in a process."""
     program = (
