@@ -15,6 +15,10 @@ SMALL = Resources(cpu="1", mem="2Gi")
 DATA = Resources(cpu="2", mem="6Gi")
 TRAINING = Resources(cpu="2", mem="6Gi", gpu=GPUS_PER_NODE or None)
 
+# A waiting OpenMP thread must not spin on the core that another one needs. OpenMP reads this when
+# it is loaded: a pod has it from its task, a local training's processes from ``open_state``.
+WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 # Tasks that sign (certificates, releases, the ledger's head): Flyte mounts the key from a secret.
 # Both apply in a pod only; a local run makes and names a development key.
 SIGNING_KEY = Secret(group="airworthy", key="signing-key", mount_requirement=Secret.MountType.FILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from feature_repo.checks import check_sql
 from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
 from tasks.cache import code_version
-from tasks.resources import SMALL
+from tasks.resources import SMALL, WAITING_THREADS
 from tasks.types import State
 
 
@@ -33,7 +34,8 @@ class Opened(NamedTuple):
 def open_state(use_case: str) -> Opened:
     """Open the home that ``AIRWORTHY_HOME`` names and give the execution its id.
 
-    On a cluster the id is Flyte's; a local run has none of its own, so it gets a fresh one.
+    On a cluster the id is Flyte's; a local run has none of its own, so it gets a fresh one, and
+    its later processes inherit that threads wait without spinning.
 
     Raises:
         DeclarationError: the use case's SQL does not yield what its features need.
@@ -46,6 +48,8 @@ def open_state(use_case: str) -> Opened:
     name = f"{execution.project}:{execution.domain}:{execution.name}"
     if execution.domain == "local":
         name = f"local-{began:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    for variable, value in WAITING_THREADS.items():
+        os.environ.setdefault(variable, value)
     print(f"[open] home {home.root}, execution {name}", flush=True)
     declaration = declared.declaration + code_version(f"feature_repo.{use_case}")
     return Opened(State(str(home.root), home.id), name, began.isoformat(), declaration)

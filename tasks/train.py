@@ -18,7 +18,7 @@ from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
 from tasks.cache import code_cache
 from tasks.folders import store_folder
-from tasks.resources import NODES, RANKS_PER_NODE, TRAINING
+from tasks.resources import NODES, RANKS_PER_NODE, TRAINING, WAITING_THREADS
 from tasks.steps import step
 from tasks.types import Folder, State, Step, TrainingConfig
 
@@ -46,7 +46,7 @@ COMMON: dict[str, Any] = {
     "shared_memory": True,
     "retries": 2,
     "timeout": timedelta(hours=6),
-    "environment": {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+    "environment": {"PYTHONUNBUFFERED": "1", **WAITING_THREADS},
 }
 
 

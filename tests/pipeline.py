@@ -56,9 +56,10 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Nothing of the machine's own home or cache is used."""
+        """Nothing of the machine's own home or cache is used, nor what tests set for themselves."""
         self.user.mkdir(parents=True, exist_ok=True)
-        return os.environ | {
+        inherited = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        return inherited | {
             "HOME": str(self.user),
             "AIRWORTHY_HOME": str(self.root),
             "FLYTE_LOCAL_CACHE_ENABLED": str(self.cache).lower(),

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from serving.predictor import Predictor
 from serving.preprocess import UNKNOWN, Preprocessor
 from tasks.cache import code_version
 from tasks.fit import Fitted, columns_of, fit
+from tasks.state import open_state
 from tasks.train import train_two_ranks
 from tasks.types import State, TrainingConfig
 
@@ -170,3 +172,16 @@ def test_cache_version_of_an_unknown_module_is_refused() -> None:
     """A misspelt module would otherwise never change the version."""
     with pytest.raises(DeclarationError, match=r"no module 'tasks\.unheard_of'"):
         code_version("tasks.unheard_of")
+
+
+def test_the_processes_of_a_local_training_inherit_that_threads_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first of them starts; what a user set stays."""
+    monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    open_state(use_case="weather")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    open_state(use_case="weather")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
