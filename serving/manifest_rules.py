@@ -118,7 +118,10 @@ def _broken(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     predictor = spec.get("predictor") or {}
     yield from _predictor("spec.predictor", predictor)
     yield from _canaries(spec, mode)
-    yield from _ours(metadata.get("annotations") or {}, "spec.predictor", predictor)
+    yield from _ours("metadata", metadata, "spec.predictor", predictor)
+    for position, canary in enumerate(spec.get("canary") or []):
+        its, path = canary.get("predictor") or {}, f"spec.canary[{position}].predictor"
+        yield from _ours(path, its, path, its)  # another model: its subject is its own
 
 
 def _predictor(path: str, predictor: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -174,16 +177,20 @@ def _canary(
 
 
 def _ours(
-    annotations: Mapping[str, str], path: str, predictor: Mapping[str, Any]
+    named: str, annotated: Mapping[str, Any], path: str, predictor: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """No development key in a cluster; keys from a mount; the content's digest in the address."""
-    subject = annotations.get(SUBJECT)
-    if not subject or not re.fullmatch("[0-9a-f]{64}", subject):
-        yield f"metadata.annotations[{SUBJECT}]", "must be the model's subject digest (sha256)"
+    """A server that verifies; no development key in a cluster; keys from a mount; the content's
+    digest, which ``annotated`` (at the path ``named``) says, in the address."""
+    subject = str((annotated.get("annotations") or {}).get(SUBJECT, ""))
+    if not re.fullmatch("[0-9a-f]{64}", subject):
+        yield f"{named}.annotations[{SUBJECT}]", "must be the model's subject digest (sha256)"
     for place, uri in _storage(path, predictor):
         if not subject or subject not in uri:
             yield place, "must hold the subject digest: an unchanged address is not reloaded"
-    for position, container in enumerate(predictor.get("containers") or []):
+    containers = predictor.get("containers") or []
+    if not containers:
+        yield f"{path}.containers", "must hold the server: no other verifies the certificate"
+    for position, container in enumerate(containers):
         where = f"{path}.containers[{position}]"
         words = [*(container.get("command") or []), *(container.get("args") or [])]
         names = {e.get("name"): str(e.get("value", "")) for e in container.get("env") or []}

@@ -162,6 +162,56 @@ def test_a_broken_rule_is_named_with_its_path(good: Manifest, name: str) -> None
     assert said in str(refused.value)
 
 
+@pytest.fixture
+def rolled_out(good: Manifest) -> Manifest:
+    """The example with a canary of another certified model."""
+    subject = "fedcba9876543210" * 4
+    other = replace(example(), subject=subject, storage_uri=f"s3://models/flights/{subject}")
+    predictor = build(other)["spec"]["predictor"]
+    del predictor["minReplicas"], predictor["maxReplicas"]
+    predictor |= {"name": "next", "annotations": {"airworthy.dev/subject": subject}}
+    manifest = deepcopy(good)
+    manifest["spec"]["canary"] = [{"trafficPercent": 10, "predictor": predictor}]
+    return manifest
+
+
+def test_a_canary_of_a_certified_model_is_accepted(rolled_out: Manifest) -> None:
+    assert all(check.done for check in validate(rolled_out, CRDS) if CRDS or "rules" in check.name)
+
+
+CANARY = "spec|canary|0|predictor"
+NEXT = f"{CANARY}|containers|0"
+WRONG_CANARIES: dict[str, tuple[str, Any, str]] = {
+    "no subject": (f"{CANARY}|annotations", ..., "subject digest"),
+    "the champion's subject": (
+        f"{CANARY}|annotations", {"airworthy.dev/subject": example().subject}, "digest",
+    ),
+    "storage without digest": (f"{NEXT}|env|0|value", "s3://models/flights", "digest"),
+    "the champion's storage": (f"{NEXT}|env|0|value", example().storage_uri, "digest"),
+    "development argument": (f"{NEXT}|args", ["--allow-development-key"], "development key"),
+    "no trusted keys": (f"{NEXT}|env|2", {"name": "X", "value": "1"}, "TRUSTED_KEYS"),
+    "keys beside the model": (f"{NEXT}|env|2|value", "/mnt/models/keys", "TRUSTED_KEYS"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_CANARIES)
+def test_a_canary_obeys_the_rules_of_a_champion(rolled_out: Manifest, name: str) -> None:
+    path, value, said = WRONG_CANARIES[name]
+    edit(path, value)(rolled_out)
+    with pytest.raises(ManifestError, match=r"^spec\.canary\[0\]\.predictor") as refused:
+        check_rules(rolled_out)
+    assert said in str(refused.value)
+
+
+def test_a_server_that_verifies_nothing_is_refused(rolled_out: Manifest) -> None:
+    """KServe's own runtimes load what they find."""
+    uri = f"s3://models/flights/{example().subject}"
+    framework = {"model": {"modelFormat": {"name": "onnx"}, "storageUri": uri}}
+    rolled_out["spec"]["predictor"] = framework
+    with pytest.raises(ManifestError, match="no other verifies the certificate"):
+        check_rules(rolled_out)
+
+
 def test_knative_canaries_are_accepted_in_their_mode_only(good: Manifest) -> None:
     manifest = deepcopy(good)
     manifest["metadata"]["annotations"][MODE] = "Knative"
