@@ -165,6 +165,8 @@ def _prediction(service: Service, answer: Answer) -> dict[str, Any]:
 
 
 def _v2(service: Service, request_id: str, answers: Sequence[Answer]) -> dict[str, Any]:
+    """What a V1 answer says, as the protocol has it: a tensor holds no null and a parameter is a
+    string, a number or a boolean, so the ages (null: no living row) are a JSON text."""
     binary, rows = service.use_case.task == "binary", [len(answers)]
     scores = [a.prediction.score for a in answers]
     ids = [a.prediction.id for a in answers]
@@ -172,6 +174,7 @@ def _v2(service: Service, request_id: str, answers: Sequence[Answer]) -> dict[st
     outputs = [
         {"name": name, "datatype": "FP64", "shape": rows, "data": scores},
         {"name": "prediction_id", "datatype": "BYTES", "shape": rows, "data": ids},
+        {"name": "stale", "datatype": "BOOL", "shape": rows, "data": [a.stale for a in answers]},
     ]
     if binary:
         decisions = [a.decision for a in answers]
@@ -184,6 +187,7 @@ def _v2(service: Service, request_id: str, answers: Sequence[Answer]) -> dict[st
         "parameters": {
             "certificate": service.certificate.id,
             "tick": answers[0].prediction.tick.isoformat(),
+            "ages_minutes": orjson.dumps([a.prediction.ages_minutes for a in answers]).decode(),
         },
     }
 

@@ -89,5 +89,5 @@ def test_v2_names_the_output_value(layer: FastPath) -> None:
     tensors = [{"name": n, "shape": [1], "data": [v]} for n, v in question().items()]
     status, body = ask(layer, "/v2/models/weather/infer", {"inputs": tensors})
     assert status == 200, body
-    assert [o["name"] for o in body["outputs"]] == ["value", "prediction_id"]
+    assert [o["name"] for o in body["outputs"]] == ["value", "prediction_id", "stale"]
     assert body["id"] == body["outputs"][1]["data"][0]

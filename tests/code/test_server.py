@@ -97,18 +97,31 @@ def test_a_recorded_answer_gives_its_score_again(running: Running) -> None:
 
 
 def test_v2_answers_the_same(running: Running) -> None:
+    """Batches included: each row's ages and staleness are those of its V1 answer."""
+    asked: list[dict[str, Any]] = [dict(FLIGHT), {**FLIGHT, "tailnum": "N0"}]
     kinds = dict.fromkeys(FLIGHT, "BYTES") | {"distance": "FP64"}
     tensors = [
-        {"name": n, "datatype": kinds[n], "shape": [2], "data": [FLIGHT[n]] * 2} for n in FLIGHT
+        {"name": n, "datatype": kinds[n], "shape": [2], "data": [q[n] for q in asked]}
+        for n in FLIGHT
     ]
     body = json.dumps({"id": "my-id", "inputs": tensors}).encode()
     answer = ask(running.port, "/v2/models/flights/infer", body)
     assert answer.status == 200
     assert answer.body["id"] == "my-id"
     outputs = {o["name"]: o["data"] for o in answer.body["outputs"]}
-    expected = predict(running.port, FLIGHT).body["predictions"][0]["probability"]
-    assert outputs["probability"] == pytest.approx([expected] * 2)
+    expected = predict(running.port, *asked).body["predictions"]
+    assert outputs["probability"] == pytest.approx([one["probability"] for one in expected])
+    assert outputs["stale"] == [one["stale"] for one in expected] == [False, False]
     assert find(running.home, outputs["prediction_id"][1]) is not None
+    told = answer.body["parameters"]
+    assert all(isinstance(value, str) for value in told.values())
+    assert told["tick"] == expected[0]["tick"]
+    assert told["certificate"] == certificate.read(running.folder).id
+    assert json.loads(told["ages_minutes"]) == [one["ages_minutes"] for one in expected]
+    described = ask(running.port, "/v2/models/flights").body["outputs"]
+    assert {o["name"]: o["datatype"] for o in described} == {
+        o["name"]: o["datatype"] for o in answer.body["outputs"]
+    }
 
 
 def test_kserve_still_answers_metadata_probes_and_metrics(running: Running) -> None:
