@@ -1,7 +1,6 @@
 """A pipeline as a user starts it: a process with a home and a Flyte cache of its own.
 
-What a task validated is validated again by the next one, as on a cluster; the cache is off, but
-for the runs that tests of the cache look at (``flown``, ``twins`` and what follows them).
+What a task validated is validated again by the next one, as on a cluster.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Place:
 
     root: Path
     user: Path
-    cache: bool = False
+    cache: bool = True
     more: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -112,7 +111,7 @@ class Flown:
     def copy(self, folder: Path) -> Place:
         """A copy to damage; the Flyte cache is off."""
         shutil.copytree(self.place.root, folder / "home")
-        return Place(folder / "home", folder / "user")
+        return Place(folder / "home", folder / "user", cache=False)
 
 
 @dataclass(frozen=True)
