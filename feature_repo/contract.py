@@ -7,16 +7,14 @@ same objects.
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import inspect
-import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from feature_repo.checks import check
+from feature_repo.declaration import canonical
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -264,29 +262,12 @@ class UseCase:
     def declaration(self) -> str:
         """Digest of what a model reads and answers: the feature service's version.
 
-        Functions count with their code (comments apart), the functions that they call and the
-        constants that they read, so a server whose derived inputs differ from those that a
-        model was trained on can tell.
+        Functions count with their code (comments and layout apart), the functions that they call
+        and the constants that they read, so a server whose derived inputs differ from those that
+        a model was trained on can tell.
         """
         served = (
             self.name, self.task, self.label, self.requests_sql, self.fields, self.derived,
             self.features, self.tick, self.lag,
         )  # fmt: skip
-        return hashlib.sha256(_canonical(served).encode()).hexdigest()
-
-
-def _canonical(value: Any) -> str:
-    """A text that is equal exactly when two declarations are equal."""
-    if is_dataclass(value) and not isinstance(value, type):
-        told = (f for f in fields(value) if f.compare)
-        parts = (f"{f.name}={_canonical(getattr(value, f.name))}" for f in told)
-        return f"{type(value).__name__}({','.join(parts)})"
-    if isinstance(value, tuple):
-        return f"[{','.join(map(_canonical, value))}]"
-    if inspect.isfunction(value):
-        code = ast.dump(ast.parse(textwrap.dedent(inspect.getsource(value))))
-        used = inspect.getclosurevars(value).globals
-        # What it calls and the constants that it reads are part of what it does.
-        reads = (f"{n}={_canonical(v)}" for n, v in sorted(used.items()) if not inspect.ismodule(v))
-        return f"{code}({','.join(reads)})"
-    return repr(value)
+        return hashlib.sha256(canonical(served).encode()).hexdigest()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from feature_repo.contract import (
     RequestField,
     UseCase,
 )
+from feature_repo.declaration import canonical
 from feature_repo.errors import DeclarationError
 from feature_repo.registry import USE_CASES, get_use_case
 
@@ -221,3 +224,43 @@ def test_the_declaration_follows_what_a_model_reads() -> None:
         replace(FLIGHTS, derived=(DerivedInput(name="h", function=hour_plus_one),)),
     ]
     assert len({FLIGHTS.declaration, *(other.declaration for other in others)}) == 6
+
+
+def declared(folder: Path, text: str) -> str:
+    """The declaration of flights with one derived input, whose function is ``text``."""
+    path = folder / f"derived_{len(list(folder.iterdir()))}.py"
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    derived = DerivedInput(name="doubled", function=module.doubled)
+    return replace(FLIGHTS, derived=(*FLIGHTS.derived, derived)).declaration
+
+
+def test_comments_and_layout_are_no_declaration(tmp_path: Path) -> None:
+    """What a function does is, and so is what it calls, in a comprehension or through a cache, and
+    a constant that it reads."""
+    plain = (
+        "from functools import cache\nFACTOR, SHIFT = 2, 1\n"
+        "@cache\ndef times(x, shift=SHIFT):\n    return FACTOR * x + shift\n"
+        "def doubled(columns):\n    return [times(x) for x in columns['distance']]\n"
+    )
+    same = (
+        "from functools import cache\n\nFACTOR, SHIFT = 2, 1  # twice, and one\n\n\n"
+        "@cache\ndef times(x, shift=SHIFT):\n    # a comment\n    return FACTOR * x + shift\n\n\n"
+        'def doubled(\n    columns,\n):\n    """Twice the distance."""\n'
+        '    return [\n        times(x)\n        for x in columns["distance"]  # miles\n    ]\n'
+    )
+    assert declared(tmp_path, same) == declared(tmp_path, plain)
+    changes = (("*", "+"), ("= 2, 1", "= 3, 1"), ("= 2, 1", "= 2, 0"), ("[t", "[-t"))
+    for other in (plain.replace(*change) for change in changes):
+        assert declared(tmp_path, other) != declared(tmp_path, plain)
+
+
+def test_the_declaration_is_no_dump_of_a_syntax_tree() -> None:
+    """Python 3.13 dumps the same tree as another text than 3.11."""
+    derived = FLIGHTS.derived[0]
+    assert "FunctionDef" not in canonical(derived)
+    assert f"def {derived.function.__name__}(" in canonical(derived)
