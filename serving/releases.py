@@ -1,4 +1,4 @@
-"""Which model of a use case is released: the pointer that a restarting server follows.
+"""Which model of a use case is served: the pointer that a restarting server follows.
 
 ``releases/<use case>/current.json`` names a model directory and nothing that must be believed:
 whatever it points to is verified by its certificate before it is loaded.
@@ -16,7 +16,7 @@ from feature_repo.home import Home, write_atomically
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Current:
-    """The released model: its subject digest, its directory in the home, its version."""
+    """The model that is served: its subject digest, its directory in the home, its version."""
 
     subject: str
     model_dir: str
@@ -24,7 +24,7 @@ class Current:
 
 
 def write_current(home: Home, use_case: str, subject: str, model_dir: Path, version: str) -> None:
-    """Point the use case's pointer at a model directory, atomically."""
+    """Point the use case's pointer at a model directory, atomically; a promotion does so."""
     where = model_dir.resolve()
     inside = where.is_relative_to(home.root)
     place = str(where.relative_to(home.root) if inside else where)
@@ -33,10 +33,10 @@ def write_current(home: Home, use_case: str, subject: str, model_dir: Path, vers
 
 
 def read_current(home: Home, use_case: str) -> tuple[Path, str]:
-    """Directory and version of the released model.
+    """Directory and version of the model that is served.
 
     Raises:
-        StateError: nothing was released, or the pointer is damaged.
+        StateError: nothing was promoted yet, or the pointer is damaged.
     """
     path = _path(home, use_case)
     try:
@@ -47,7 +47,7 @@ def read_current(home: Home, use_case: str) -> tuple[Path, str]:
             "('make demo' for flights), or name a directory with --model-dir"
         ) from exc
     except (OSError, ValueError, TypeError) as exc:
-        raise StateError(f"{path} is damaged ({exc}); release the model again") from exc
+        raise StateError(f"{path} is damaged ({exc}); promote the champion again") from exc
     return home.root / current.model_dir, current.version
 
 

@@ -1,7 +1,8 @@
 """Release: a server process proves that it answers as the model did offline; then it is signed.
 
-The order of writing makes a kill harmless: manifest, signed statement, pointer, ledger entry.
-A rerun finds the statement and only completes what is missing after it.
+The order of writing makes a kill harmless: manifest, signed statement, ledger entry. A rerun
+finds the statement and only completes what is missing after it. What servers load changes with
+the promotion that follows (``tasks.registry``), and nowhere else.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from serving.dsse import signing_key
 from serving.manifest import Deployment, build, to_yaml
 from serving.manifest_rules import validate
 from serving.online import OnlineStore
-from serving.releases import write_current
 from serving.statements import Statement, write_statement
 from tasks.ledger import append, own_trust
 from tasks.materialise import last_busy_tick
@@ -136,7 +136,7 @@ def release_model(
         statement = _sign(home, use_case, certificate, probed)
     else:
         log.say(f"already released at {statement.predicate['released_at']}")
-    _complete(home, use_case, model_dir, certificate)
+    _tell(home, use_case, certificate)
     said = statement.predicate
     return Release(
         subject=certificate.subject,
@@ -203,15 +203,14 @@ def _sign(
     return written
 
 
-def _complete(home: Home, use_case: UseCase, model_dir: Path, certificate: Certificate) -> None:
-    """Pointer and ledger entry, once: a later release or rollback moves the pointer for good."""
+def _tell(home: Home, use_case: UseCase, certificate: Certificate) -> None:
+    """The ledger's entry, once a model: a renewed certificate is no new release."""
     told = any(
         e["kind"] == "release" and e["subject"] == certificate.subject for e in ledger.entries(home)
     )
     if told:
         return
     version = str(certificate.predicate.get("version") or "")
-    write_current(home, use_case.name, certificate.subject, model_dir, version)
     facts = {"use_case": use_case.name, "version": version, "certificate": certificate.id}
     append(home, "release", certificate.subject, facts)
 

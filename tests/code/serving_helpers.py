@@ -95,11 +95,15 @@ def predicate(use_case: UseCase, **changes: Any) -> dict[str, Any]:
 
 
 def certified_model(
-    home: Home, use_case: UseCase, key: SigningKey | None = None, **changes: Any
+    home: Home,
+    use_case: UseCase,
+    key: SigningKey | None = None,
+    threshold: float = 0.5,
+    **changes: Any,
 ) -> tuple[Path, Certificate]:
     """A certified model directory in the home, signed by ``key`` (the development key)."""
     folder = home.path("models", use_case.name, "new")
-    write_model(folder, use_case)
+    write_model(folder, use_case, threshold)
     subject = digest_of(folder_digests(folder))
     folder = folder.rename(folder.with_name(subject))
     key = key or signing_key(home)

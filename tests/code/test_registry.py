@@ -286,6 +286,7 @@ def test_killed_at_many_moments_registering_and_promoting_heal(
         assert aliases(home) == {"candidate": "1", "champion": "1"}
         kinds = [e["kind"] for e in ledger.entries(home)]
         assert kinds.count("registration") == kinds.count("promotion") == 1
+        assert read_current(home, "toy") == (directory_of(home, good), "1.0.0")
         ledger.verify(home, own_trust(home))
         line += 4
     assert line > 60  # the lines of one undisturbed run: it was killed at every fourth

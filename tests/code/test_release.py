@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
+from conftest import Year
 from serving_helpers import FLIGHT, TICK, certified_model, flights_store, predicate, write_model
 
 from feature_repo.errors import CertificateError, PromotionError, SkewError, StateError
 from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.registry import get_use_case
-from feature_repo.tables import Table, write_table
+from feature_repo.tables import Table, read_table, write_table
 from serving import certificate, dsse, ledger
 from serving.predictions import find
 from serving.releases import read_current
-from tasks.release import Release, release_model
+from tasks.materialise import last_busy_tick
+from tasks.release import Release, release, release_model
 from tasks.steps import StepLog
+from tasks.types import State
 
 FLIGHTS = get_use_case("flights")
 ASKED = datetime(2013, 11, 5, 14, 5, tzinfo=timezone.utc)
@@ -83,7 +89,7 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ready:
     return Ready(home=home, folder=folder, table=training_set(home))
 
 
-def test_a_release_is_probed_signed_and_pointed_at_and_done_once(ready: Ready) -> None:
+def test_a_release_is_probed_signed_and_done_once(ready: Ready) -> None:
     shutil.copytree(ready.home.root / "ledger", ready.home.root / "before")
     made = ready.release()
     assert made.released
@@ -96,7 +102,8 @@ def test_a_release_is_probed_signed_and_pointed_at_and_done_once(ready: Ready) -
     manifest = yaml.safe_load(Path(made.manifest).read_text())
     assert manifest["kind"] == "InferenceService"
     assert made.subject in Path(made.manifest).read_text()
-    assert read_current(ready.home, "flights") == (ready.folder, "1.0.0")
+    with pytest.raises(StateError, match="no model of 'flights' is released"):
+        read_current(ready.home, "flights")  # the promotion, which follows, moves the pointer
     before = ready.statement.read_bytes()
     predictions = (ready.home.root / "predictions" / "flights.db").stat().st_size
 
@@ -108,15 +115,15 @@ def test_a_release_is_probed_signed_and_pointed_at_and_done_once(ready: Ready) -
     entries = [e for e in ledger.entries(ready.home) if e["kind"] == "release"]
     assert [e["subject"] for e in entries] == [made.subject]
 
-    # Killed after the statement: the rerun completes pointer and ledger, and starts no server.
-    (ready.home.root / "releases" / "flights" / "current.json").unlink()
+    # Killed after the statement: the rerun completes the ledger, and starts no server.
     shutil.rmtree(ready.home.root / "ledger")
     (ready.home.root / "before").rename(ready.home.root / "ledger")
     for file in (ready.home.root / "online").iterdir():
         file.unlink()
     healed = ready.release()
     assert healed.already
-    assert read_current(ready.home, "flights")[0] == ready.folder
+    entries = [e for e in ledger.entries(ready.home) if e["kind"] == "release"]
+    assert [e["subject"] for e in entries] == [made.subject]
 
 
 def test_a_store_that_disagrees_with_the_training_set_stops_the_release(ready: Ready) -> None:
@@ -165,3 +172,47 @@ def test_a_model_that_cannot_be_loaded_says_why(ready: Ready) -> None:
     broken = Ready(home=ready.home, folder=folder, table=ready.table)
     with pytest.raises(StateError, match="cannot be loaded"):
         broken.release()
+
+
+def requests_until(home: Home, year: Year, end: datetime) -> Table:
+    """The part of weather's training set that is judged when the data end at ``end``."""
+    rows = read_table(year.training_set)
+    rows = rows.filter(pc.less_equal(rows["tick"], pa.scalar(end, rows.schema.field("tick").type)))
+    return write_table(
+        home, "training_set", rows.append_column("split", pa.array(["test"] * len(rows)))
+    )
+
+
+def test_two_releases_on_other_data_do_not_harm_each_other(
+    weather_year: Year, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fills the one online store as of its own tick and compares a server with it; while one
+    does so, the other waits."""
+    for name in ("SIGNING_KEY", "TRUSTED_KEYS", "ALLOW_DEVELOPMENT_KEY"):
+        monkeypatch.delenv(f"AIRWORTHY_{name}", raising=False)
+    home, case = Home(root=tmp_path), weather_year.use_case
+    models = [certified_model(home, case, threshold=t, version=f"1.{t}.0")[0] for t in (0, 1)]
+    ends = [datetime(2013, month, 20, tzinfo=timezone.utc) for month in (6, 12)]
+    tables = [requests_until(home, weather_year, end) for end in ends]
+    assert len({last_busy_tick(table) for table in tables}) == 2
+
+    def run(model: Path, table: Table) -> Release:
+        return release.task_function(
+            state=State(str(home.root), home.id), use_case="weather", model_dir=str(model),
+            views=weather_year.views, training_set=table, passed=True,
+        ).release  # fmt: skip
+
+    with ThreadPoolExecutor(2) as pool:
+        begun = [
+            pool.submit(copy_context().run, run, model, table)
+            for model, table in zip(models, tables, strict=True)
+        ]
+        made = [future.result() for future in begun]
+    for one, model, table in zip(made, models, tables, strict=True):
+        assert (one.released, one.already, one.subject) == (True, False, model.name)
+        assert one.max_difference < 1e-5
+        recorded = find(home, one.prediction_id)
+        assert recorded is not None
+        assert (recorded.subject, recorded.tick) == (model.name, last_busy_tick(table))
+    entries = [e["subject"] for e in ledger.entries(home) if e["kind"] == "release"]
+    assert sorted(entries) == sorted(model.name for model in models)
