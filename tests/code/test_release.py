@@ -26,7 +26,7 @@ from serving import certificate, dsse, ledger
 from serving.predictions import find
 from serving.releases import read_current
 from tasks.materialise import last_busy_tick
-from tasks.release import Release, release, release_model
+from tasks.release import Release, Released, release, release_model
 from tasks.steps import StepLog
 from tasks.types import State
 
@@ -197,10 +197,11 @@ def test_two_releases_on_other_data_do_not_harm_each_other(
     assert len({last_busy_tick(table) for table in tables}) == 2
 
     def run(model: Path, table: Table) -> Release:
-        return release.task_function(
+        made: Released = release.task_function(
             state=State(str(home.root), home.id), use_case="weather", model_dir=str(model),
             views=weather_year.views, training_set=table, passed=True,
-        ).release  # fmt: skip
+        )  # fmt: skip
+        return made.release
 
     with ThreadPoolExecutor(2) as pool:
         begun = [
