@@ -181,11 +181,11 @@ def _recomputed(directory: Path, issued: certificate.Certificate, found: Predict
 def _made_from(home: Home, predicate: dict[str, Any]) -> list[str]:
     """Execution, training rows, quarantine and raw files of a certificate."""
     training, data = predicate["training"], predicate["data"]
-    splits = ", ".join(f"{name} {s['rows']:,}" for name, s in training["splits"].items())
+    splits = ", ".join(f"{s['rows']:,} {name}" for name, s in training["splits"].items())
     code = predicate["code"]
     return [
         f"execution    {predicate['execution']}, code {code['version']} {code['commit'][:12]}",
-        f"training     {training['rows']:,} rows ({splits})",
+        f"training set {training['rows']:,} rows, of them {splits}",
         f"  table      {training['table']} {_stored(home, training['table'])}",
         *(
             f"features     {name} {digest} {_stored(home, digest)}"
@@ -225,7 +225,7 @@ def _from_ledger(told: dict[str, Any]) -> list[str]:
         f"certificate  {facts['certificate']}: the model directory is no longer stored; what "
         f"follows is the ledger's entry {told['n']} of {told['at']}",
         f"execution    {facts['execution']}",
-        f"training     table {facts['training_set']}",
+        f"training set table {facts['training_set']}",
         *_raw_files(facts["sources"]),
     ]
 

@@ -43,9 +43,11 @@ def read_flights(source: str, digest: str) -> RawFlights:
         SourceError: a file breaks its contract as a whole, or too many rows do; or the source
             is no longer the one of ``digest``.
     """
-    raw = read(source, get_use_case("flights").quarantine_limit)
-    refuse_changed("flights", source, digest)
-    frames = raw.frames
+    with step("read") as s:
+        raw = read(source, get_use_case("flights").quarantine_limit)
+        refuse_changed("flights", source, digest)
+        frames = raw.frames
+        s.say(f"{raw.rows_read:,} rows of {', '.join(frames)} held against their contracts")
     return RawFlights(
         DataFrame[Flights](frames["flights"]),
         DataFrame[Weather](frames["weather"]),

@@ -12,7 +12,7 @@ from tasks.types import Step
 
 
 class StepLog:
-    """Says what a step does, as it does it."""
+    """Says when a step begins, what it does as it does it, and how long it took."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -41,5 +41,6 @@ class StepLog:
 def step(name: str) -> Iterator[StepLog]:
     """Time a step; a step that raises prints nothing more."""
     log = StepLog(name)
+    print(f"[{name}] started", file=sys.stderr, flush=True)
     yield log
     log.finish()

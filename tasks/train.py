@@ -62,21 +62,22 @@ def _train(state: State, use_case: str, training_set: Table, config: TrainingCon
     from tasks.fit import fit, save
     from tasks.tracking import log_training
 
-    quiet = os.environ.get("RANK", "0") != "0"
+    declared = get_use_case(use_case)
+    if os.environ.get("RANK", "0") != "0":
+        fit(declared, training_set, config, lambda message: None)
+        return Trained(Folder("trained", "", ""), Step("train", 0.0, "", ""))
     with step("train") as s:
-        say = (lambda message: None) if quiet else s.say
-        fitted = fit(get_use_case(use_case), training_set, config, say)
-        if quiet:
-            return Trained(Folder("trained", "", ""), s.record)
+        fitted = fit(declared, training_set, config, s.say)
 
         def write(folder: Path) -> None:
             save(fitted, config, folder)
 
         trained = store_folder(state.home(), "trained", write)
         log_training(state.home(), use_case, trained, training_set, config, fitted.curve)
+        ranks = os.environ.get("WORLD_SIZE", "1")
         s.say(
             f"{fitted.training_rows:,} training and {fitted.validation_rows:,} validation rows, "
-            f"best epoch {fitted.best_epoch}, weights {trained.digest[:12]}"
+            f"ranks: {ranks}, best epoch {fitted.best_epoch}, weights {trained.digest[:12]}"
         )
     return Trained(trained, s.record)
 

@@ -41,8 +41,10 @@ def read_weather(source: str, digest: str) -> RawWeather:
         SourceError: the file breaks its contract as a whole, or too many rows do; or the source
             is no longer the one of ``digest``.
     """
-    raw = read(source, get_use_case("weather").quarantine_limit)
-    refuse_changed("weather", source, digest)
+    with step("read") as s:
+        raw = read(source, get_use_case("weather").quarantine_limit)
+        refuse_changed("weather", source, digest)
+        s.say(f"{raw.rows_read:,} rows of weather held against its contract")
     return RawWeather(
         DataFrame[Weather](raw.frames["weather"]),
         DataFrame[Quarantine](raw.quarantine),

@@ -76,7 +76,8 @@ def test_the_chain_reaches_from_the_answer_to_the_raw_files(
         "6 entries, chain and signed head verified", "p1 (online): 0.", "carrier=",
         "recomputed from the recorded inputs by this model: equal",
         "toy 1.1.0", run.certified.subject, run.certified.certificate, "every file as signed by",
-        "local-1", run.training_set.digest, "(stored, verified)", "quarantine   2 rows",
+        "local-1", run.training_set.digest, "(stored, verified)",
+        "training set 6,000 rows, of them ", " training, ", "quarantine   2 rows",
         "flights.distance: in_range(0, 9999)", "flights.csv, 1,234 bytes, sha256 " + "5" * 64,
     ):  # fmt: skip
         assert link in text, link

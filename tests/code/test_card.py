@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from decks import pictures_of_deck
 from huggingface_hub import ModelCard
 from judging_helpers import TOY, fresh_home, judged, toy_registered
 
@@ -66,6 +67,16 @@ def test_the_html_card_stands_alone(made: Made) -> None:
     assert len(re.findall("<img ", page)) == 4
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<table>" in page
+
+
+def test_the_deck_shows_the_card_with_its_pictures(made: Made) -> None:
+    """What a person sees in Flyte's console; the evaluation's Deck shows its own."""
+    files = {path.read_bytes() for path in made[1].glob("*.png")}
+    assert len(files) == 4
+    assert set(pictures_of_deck("Model card")) == files
+    shown = set(pictures_of_deck("Evaluation"))
+    assert len(shown) == 3
+    assert shown < files
 
 
 def test_every_file_that_the_markdown_shows_lies_beside_it(made: Made) -> None:

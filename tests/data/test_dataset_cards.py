@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from conftest import Year
+from decks import pictures_of_deck
 from serving_helpers import certified_model
 
 from feature_repo import offline
@@ -122,6 +123,9 @@ def test_the_workflow_tells_every_version(
         "view-station_yesterday.html",
     }  # fmt: skip
     page = (index.parent / "table-weather.html").read_text()
+    shown = pictures_of_deck("table-weather")  # the Deck has a tab for each card
+    assert len(shown) == sum(len(PNG.findall(p.read_text())) for p in index.parent.iterdir()) > 3
+    assert all(picture.startswith(b"\x89PNG") for picture in shown)
     assert "<strong>Version</strong> 2, as of 2013-12-31 19:45 UTC" in page
     assert "Rows set aside by the ingestion of version 2: 1." in page
     now = stored_now(home, use_case)
