@@ -6,9 +6,6 @@ PORT ?= 8080
 # Where wheels lie in a folder of their own (an offline mirror), uv is told; elsewhere nothing.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-# Waiting threads must not take the core that another one needs.
-export OMP_WAIT_POLICY ?= PASSIVE
-
 .PHONY: demo test serve lint bench drills lock feast manifests redis java clean
 
 .venv/.installed: requirements.lock pyproject.toml

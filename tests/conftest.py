@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 from pipeline import Flown, Place, Twins, ended, flight
+from pyflyte_without_memo import NoMemo
 from redis_server import redis_server
 from shared import made_once
 
@@ -47,20 +48,13 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-class _NoMemo(set[object]):
-    """A set that stays empty."""
-
-    def add(self, element: object, /) -> None:
-        """Forget at once."""
-
-
 @pytest.fixture(autouse=True)
 def no_pandera_memo(monkeypatch: pytest.MonkeyPatch) -> None:
     """flytekit's Pandera plugin skips validation of what the same process validated before, and
     so hides what a cluster would show."""
     module = sys.modules.get("flytekitplugins.pandera.pandas_transformer")
     if module is not None:
-        monkeypatch.setattr(module.PanderaPandasTransformer, "_VALIDATION_MEMO", _NoMemo())
+        monkeypatch.setattr(module.PanderaPandasTransformer, "_VALIDATION_MEMO", NoMemo())
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +146,7 @@ def flights_training_set(flights_year: Year) -> Table:
 def flown(tmp_path_factory: pytest.TempPathFactory) -> Flown:
     """A home after one weather pipeline, with the Flyte cache on; copy it to damage it."""
     folder = tmp_path_factory.mktemp("flown")
-    place = Place(folder / "home", folder / "user")
+    place = Place(folder / "home", folder / "user", cache=True)
     done = place.fly()
     assert done.code == 0, done.said
     return Flown(place, done, place.summary)
@@ -163,7 +157,7 @@ def twins(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Twins:
     """Two pipelines with different seeds, at the same time on one new home, which shares its
     Flyte cache with ``flown``."""
     folder = tmp_path_factory.mktemp("twins")
-    place = Place(folder / "home", flown.place.user)
+    place = Place(folder / "home", flown.place.user, cache=True)
     started = [place.start("weather:weather", *flight(seed=seed)) for seed in (1, 2)]
     done = tuple(ended(process) for process in started)
     shutil.copytree(place.root, folder / "left")

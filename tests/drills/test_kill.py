@@ -72,4 +72,4 @@ if os.environ.get("AIRWORTHY_LONG_DRILLS"):
 
     def test_killed_at_every_stage(tmp_path: Path) -> None:
         """The long form: five moments from ingestion to release."""
-        drill(Place(tmp_path / "home", tmp_path / "user"), LONG_FORM)
+        drill(Place(tmp_path / "home", tmp_path / "user", cache=True), LONG_FORM)
