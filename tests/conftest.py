@@ -154,11 +154,14 @@ def flown(tmp_path_factory: pytest.TempPathFactory) -> Flown:
 
 @pytest.fixture(scope="session")
 def twins(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    """Two pipelines with different seeds, at the same time on one new home, which shares its
-    Flyte cache with ``flown``."""
+    """Two pipelines with different seeds, the second on two ranks, at the same time on one new
+    home, which shares its Flyte cache with ``flown``."""
     folder = tmp_path_factory.mktemp("twins")
     place = Place(folder / "home", flown.place.user, cache=True)
-    started = [place.start("weather:weather", *flight(seed=seed)) for seed in (1, 2)]
+    started = [
+        place.start("weather:weather", *flight(seed=1)),
+        place.start("weather:weather", *flight("--launcher", "two-ranks", seed=2)),
+    ]
     done = tuple(ended(process) for process in started)
     shutil.copytree(place.root, folder / "left")
     return Twins(place, done, Home(root=folder / "left"))

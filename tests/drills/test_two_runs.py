@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pipeline import Twins, check_sound, registered, told
 
 
@@ -10,6 +12,13 @@ def test_both_runs_end_well(twins: Twins) -> None:
     for done in twins.done:
         assert done.code == 0, done.said
     check_sound(twins.left)
+
+
+def test_the_launcher_that_was_asked_for_trained(twins: Twins) -> None:
+    """The workflow's conditional: one process, and two ranks that speak with one voice."""
+    for done, ranks in zip(twins.done, ("1", "2"), strict=True):
+        assert re.findall(r"^\[train\] .* ranks: (\d)", done.said, re.MULTILINE) == [ranks]
+        assert done.said.count("[train] done in ") == 1
 
 
 def test_each_run_has_a_version_of_its_own(twins: Twins) -> None:
