@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureView, UseCase
+from feature_repo.dialect import to_duckdb, tuned
+from feature_repo.errors import SourceError
 from feature_repo.home import Home
-from feature_repo.sql import Reach, to_duckdb, view_text
+from feature_repo.sql import DECIMAL, Reach, view_text
 from feature_repo.tables import (
     Table,
     bind,
@@ -79,8 +81,8 @@ class Session:
             bind(self.connection, name, near)
 
     def ask(self, sql: str, values: Mapping[str, int] | None = None) -> pa.Table:
-        """The answer to a query in Spark's dialect, with values for its markers."""
-        return self.connection.sql(to_duckdb(sql), params=values).to_arrow_table()
+        """The answer to a query in DuckDB's dialect, with values for its markers."""
+        return self.connection.sql(sql, params=values).to_arrow_table()
 
 
 def open_session(
@@ -152,8 +154,11 @@ def compute(session: Session, view: FeatureView, reach: Reach, state: pa.Table |
     """The rows of one chunk, checked against the view's declaration.
 
     Raises:
-        SourceError: a value outside its declared bounds, or a key twice.
+        SourceError: a value outside its declared bounds, or too large to be summed exactly; or a
+            key twice.
     """
+    import duckdb
+
     from feature_repo.schemas import validate_table, view_schema
 
     tick = session.seconds
@@ -163,7 +168,14 @@ def compute(session: Session, view: FeatureView, reach: Reach, state: pa.Table |
     if state is not None:
         session.connection.register(f"base_{view.name}", state)
     text = view_text(view, session.use_case.tick, reach.first is not None, reach.spans)
-    rows = session.ask(text, reach.values)
+    try:
+        rows = session.ask(tuned(text), reach.values)
+    except duckdb.ConversionException as exc:
+        raise SourceError(
+            f"use case {session.use_case.name!r}, feature view {view.name!r}: a value of event log "
+            f"{view.log.name!r} is no number that {DECIMAL} holds ({str(exc).splitlines()[0]}); "
+            "mend it, or filter it out in the log's SQL"
+        ) from exc
     validate_table(rows, view_schema(view))
     return rows
 
@@ -240,6 +252,6 @@ def _joined(session: Session, views: list[Table]) -> Iterator[tuple[str, pa.Tabl
             since = -math.inf if start is None else start - back.total_seconds()
             files = files_between(named(views, view.name), since, end or math.inf)
             bind(session.connection, view.name, files)
-        rows = session.ask(training_set_sql(use_case, start, end))
+        rows = session.ask(to_duckdb(training_set_sql(use_case, start, end)))
         validate_table(rows, training_set_schema(use_case))
         yield from by_month(rows, "prediction_time").items()

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from feature_repo.contract import EventLog, UseCase
+from feature_repo.dialect import to_duckdb, tuned
 from feature_repo.errors import SourceError
-from feature_repo.sql import to_duckdb
 from feature_repo.tables import Table, bind, connect, table_files
 from feature_repo.zones import mapped_table
 
@@ -84,7 +84,7 @@ def check_events(
     tests = [test for test, _ in rules]
     tests += [" or ".join(f"{key} is null" for key in keys) for keys in entities.values()]
     counts = "".join(f", count(*) filter (where {test})" for test in tests)
-    connection.execute(f"select count(*){counts} from ({to_duckdb(log.sql)})")
+    connection.execute(f"select count(*){counts} from ({tuned(log.sql)})")
     events, *found = connection.fetchall()[0]
     for (test, message), count in zip(rules, found[: len(rules)], strict=True):
         if count:

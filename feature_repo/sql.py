@@ -1,9 +1,9 @@
-"""From declarations to one SQL text in Spark's dialect, and from there to DuckDB's.
+"""From declarations to one SQL text in Spark's dialect.
 
-A view's SQL sums events per entity and tick (decimals and integers, so that no order of rows
-changes a digit), adds the ticks at which events leave a window, and slides RANGE frames over
-the integer tick. No ASOF, no QUALIFY: the text runs as it is on Spark, and through sqlglot on
-DuckDB.
+A view's SQL sums events per entity and tick, in decimals, so that no order of rows changes a
+digit. What comes at a tick leaves a window some ticks later: each window is a running sum of both,
+plus and minus. No ASOF, no QUALIFY: the text runs as it is on Spark, and on DuckDB through
+``feature_repo.dialect``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureSpec, FeatureView
+from feature_repo.dialect import RUNNING
 
-if TYPE_CHECKING:
-    import sqlglot.expressions as exp
-
+ENTITY = "_entity"  # its number within one query; no declared name begins so
+PARTS = ("top", "bottom")  # of a mean: numerator and denominator
+SO_FAR = "rows between unbounded preceding and current row"
 DECIMAL = "decimal(18,3)"
 CARRIED = "decimal(38,3)"
 
@@ -63,39 +63,24 @@ def view_text(view: FeatureView, tick: timedelta, bounded: bool, spans: bool) ->
     same: when the row could be known), one double per feature, and the sums that go on for ever
     (``view.carried``); ordered by keys and tick.
     """
-    group = ", ".join((*view.entity.keys, *(("lo", "hi") if spans else ())))
     keys, seconds = ", ".join(view.entity.keys), seconds_of(tick)
     first, last = ("lo", "hi") if spans else (":first", ":last")
     inside = f"tick <= {last}" + (f" and tick >= {first}" if bounded or spans else "")
-    windowed = [f for f in view.features if f.aggregation != "last"]
-    lasts = [f for f in view.features if f.aggregation == "last"]
-    source = "ticks" if windowed else "lasts"
-    if windowed:
-        source += f" left join sums using ({group}, tick)"
-        source += f" left join lasts using ({group}, tick)" if lasts else ""
     continued = view.continued and (bounded or spans)
+    source, made = _rows(view, tick, first if continued else None)
+    source += f" join entities using ({ENTITY})"
     if continued:
         on = f"{keys}, lo" if spans else keys
         source += f" left join base_{view.name} as base using ({on})"
-    columns = [
-        *(
-            f"{_feature(f, group, tick, first, continued, alone=not windowed)} as {f.name}"
-            for f in view.features
-        ),
-        *(f"{total} as {name}" for name, total in _carried(view, group, first, continued)),
-    ]
-    parts = [
-        _events(view, tick, bounded, spans), *_sums(windowed, group), *_lasts(view, lasts, group),
-        *_ticks(windowed, group, tick, inside),
-        f"filled as (\n  select {group}, tick,\n  " + ",\n  ".join(columns)
-        + f"\n  from {source}\n)",
-    ]  # fmt: skip
-    names = ", ".join((*(f.name for f in view.features), *view.carried))
+    columns = [f"{_feature(spec, tick, continued)} as {spec.name}" for spec in view.features]
+    columns += [f"{total} as {name}" for name, total in _carried(view, tick, continued)]
+    parts = [*_events(view, tick, bounded, spans), *made]
     return (
         "with " + ",\n".join(parts) + f"\nselect {keys}, "
         f"timestamp_seconds(tick * {seconds}) as event_timestamp, "
-        f"timestamp_seconds(tick * {seconds}) as created_timestamp, {names}\n"
-        f"from filled where {inside}\norder by {keys}, tick"
+        f"timestamp_seconds(tick * {seconds}) as created_timestamp,\n  "
+        + ",\n  ".join(columns)
+        + f"\nfrom {source}\nwhere {inside}\norder by {ENTITY}, tick"
     )
 
 
@@ -110,150 +95,152 @@ def events_sql(view: FeatureView, tick: timedelta) -> str:
     )
 
 
-def _events(view: FeatureView, tick: timedelta, bounded: bool, spans: bool) -> str:
-    """The events that a window of a wanted tick can see."""
-    back, sql = view.reach // tick, events_sql(view, tick)
+def _events(view: FeatureView, tick: timedelta, bounded: bool, spans: bool) -> list[str]:
+    """The events that a window of a wanted tick can see, and their entities by number: numbers
+    are sorted and joined faster than keys. A span is as good as an entity."""
+    back, sql, keys = view.reach // tick, events_sql(view, tick), ", ".join(view.entity.keys)
     if spans:
-        keys = ", ".join(view.entity.keys)
-        return (
-            f"events as (\n  select all_events.*, lo, hi from ({sql}) as all_events\n"
-            f"  join spans_{view.name} using ({keys})\n"
-            f"  where tick > lo - 1 - {back} and tick <= hi\n)"
-        )
+        return [
+            f"entities as (\n  select {keys}, lo, hi, row_number() over (order by {keys}, lo) "
+            f"as {ENTITY}\n  from spans_{view.name}\n)",
+            f"events as (\n  select all_events.*, {ENTITY}, lo from ({sql}) as all_events\n"
+            f"  join entities using ({keys}) where tick > lo - 1 - {back} and tick <= hi\n)",
+        ]
     since = f" and tick > :first - 1 - {back}" if bounded else ""
-    return f"events as (\n  select * from ({sql}) as all_events\n  where tick <= :last{since}\n)"
-
-
-def _sums(specs: list[FeatureSpec], group: str) -> list[str]:
-    """Events summed per entity and tick: one numerator and one denominator per feature."""
-    if not specs:
-        return []
-    terms: dict[str, str] = {}
-    for spec in specs:
-        value, weight = spec.value, spec.weight
-        product = f"{value} * {weight}" if weight else value
-        counted = f"case when {value} is not null then {weight or 1} end"
-        for name, term in ((_top(spec), product), (_bottom(spec), counted)):
-            total = f"sum(cast({term} as {DECIMAL}))"
-            terms[name] = total if _decimal(spec) else f"cast({total} * 1000 as double)"
-    columns = ", ".join(f"{total} as {name}" for name, total in terms.items())
     return [
-        f"sums as (\n  select {group}, tick, {columns}\n  from events\n  group by {group}, tick\n)"
+        f"seen as (\n  select * from ({sql}) as all_events\n  where tick <= :last{since}\n)",
+        f"entities as (\n  select {keys}, row_number() over (order by {keys}) as {ENTITY}\n"
+        f"  from (select distinct {keys} from seen) as every\n)",
+        f"events as (\n  select seen.*, {ENTITY} from seen join entities using ({keys})\n)",
     ]
 
 
-def _decimal(spec: FeatureSpec) -> bool:
-    """Whether sums stay decimals. In windows, whole thousandths as doubles are as exact (up to
-    2**53 of them, 9e12 in the value's unit) and cheaper; instants and endless sums get larger."""
-    return spec.window is None or spec.as_age
+def _rows(view: FeatureView, tick: timedelta, first: str | None) -> tuple[str, list[str]]:
+    """The relation of the view's rows, one per entity and tick, with what its features are made
+    of; and what makes it. ``first``: the tick from which on endless sums count; None: any."""
+    lasts = list(dict.fromkeys(f.value for f in view.features if f.aggregation == "last"))
+    sums = [f for f in view.features if f.aggregation != "last"]
+    endless = [f for f in sums if f.window is None]
+    parts, source = _lasts(view, lasts), "lasts"
+    if sums:
+        parts += _sums(sums, first)
+        source = "sums"
+    if len(endless) < len(sums):
+        parts += _windows([f for f in sums if f.window], tick)
+        source = "windows"
+    if not sums or not (endless or lasts):
+        return source, parts
+    columns = dict.fromkeys(_column(f, part, tick) for f in sums for part in PARTS)
+    ever = {_column(f, part, tick) for f in endless for part in PARTS}
+    over = f"over (partition by {ENTITY} order by tick {SO_FAR})"
+    wanted = [f"sum({name}) {over} as {name}" if name in ever else name for name in columns]
+    wanted += [f"last_value(last_{v}) ignore nulls {over} as last_{v}" for v in lasts]
+    more = ["sums"] * bool(endless and source != "sums") + ["lasts"] * bool(lasts)
+    source += "".join(f" left join {name} using ({ENTITY}, tick)" for name in more)
+    known = f"select {ENTITY}, tick, {', '.join(wanted)}\n  from {source}"
+    return "known", [*parts, f"known as (\n  {known}\n)"]
 
 
-def _lasts(view: FeatureView, specs: list[FeatureSpec], group: str) -> list[str]:
+def _lasts(view: FeatureView, values: list[str]) -> list[str]:
     """Last known values as of the last event of each entity and tick."""
-    if not specs:
+    if not values:
         return []
-    # One order for both windows: it is sorted once.
+    # One order for all windows: it is sorted once.
     order = ", ".join(("available_at", "event_timestamp", *view.log.tie_break))
-    over = f"over (partition by {group} order by {order}"
+    over = f"over (partition by {ENTITY} order by {order}"
     columns = ", ".join(
-        f"last_value({value}) ignore nulls {over} rows between unbounded preceding and current "
-        f"row) as last_{value}"
-        for value in dict.fromkeys(f.value for f in specs)
+        f"last_value({value}) ignore nulls {over} {SO_FAR}) as last_{value}" for value in values
     )
     return [
-        f"ordered as (\n  select {group}, tick, {columns},\n    lead(tick) {over}) as following\n"
+        f"ordered as (\n  select {ENTITY}, tick, {columns},\n    lead(tick) {over}) as following\n"
         "  from events\n)",
         "lasts as (\n  select * from ordered where following is null or following <> tick\n)",
     ]
 
 
-def _ticks(specs: list[FeatureSpec], group: str, tick: timedelta, inside: str) -> list[str]:
-    """Ticks at which a window changes: by an event, or by one that leaves it."""
-    if not specs:
-        return []
-    ticks = [f"select {group}, tick from sums"]
-    for ahead in sorted({f.window // tick for f in specs if f.window is not None}):
-        moved = inside.replace("tick", f"tick + {ahead}")
-        ticks.append(f"select {group}, tick + {ahead} from sums where {moved}")
-    # UNION without ALL: each tick once.
-    return ["ticks as (\n  " + "\n  union\n  ".join(ticks) + "\n)"]
+def _sums(specs: list[FeatureSpec], first: str | None) -> list[str]:
+    """Events summed per entity and tick: a numerator and a denominator per value."""
+    terms: dict[str, str] = {}
+    for spec in specs:
+        value, weight = spec.value, spec.weight
+        product = f"{value} * {weight}" if weight else value
+        counted = f"case when {value} is not null then {weight or 1} end"
+        for part, term in zip(PARTS, (product, counted), strict=True):
+            if spec.window is None and first:
+                term = f"case when tick >= {first} then {term} end"
+            terms[_sum(spec, part)] = f"sum(cast({term} as {DECIMAL}))"
+    columns = ",\n    ".join(f"{total} as {name}" for name, total in terms.items())
+    return [
+        f"sums as (\n  select {ENTITY}, tick,\n    {columns}\n  from events\n"
+        f"  group by {ENTITY}, tick\n)"
+    ]
 
 
-def _top(spec: FeatureSpec) -> str:
-    return f"top_{spec.value}_{spec.weight or 'one'}" + "_decimal" * _decimal(spec)
+def _windows(specs: list[FeatureSpec], tick: timedelta) -> list[str]:
+    """The sum in each window, at each tick at which an event comes or leaves one.
+
+    All that comes leaves again, be it after the last tick that is wanted: the steps of an entity
+    add up to zero, on which ``dialect.tuned`` relies, where the last step of a tick is told by
+    the next one.
+    """
+    made = {_column(f, p, tick): (_sum(f, p), f.window) for f in specs for p in PARTS}
+    steps = []
+    for ahead in sorted({timedelta(0), *(w for _, w in made.values() if w)}):
+        columns = (
+            f"{total if not ahead else f'0 - {total}' if ahead == window else 'null'} as {name}"
+            for name, (total, window) in made.items()
+        )
+        steps.append(
+            f"select {ENTITY}, tick + {ahead // tick} as tick, {', '.join(columns)} from sums"
+        )
+    sums = ",\n    ".join(f"sum({name}) over {RUNNING} as {name}" for name in made)
+    return [
+        "steps as (\n  " + "\n  union all\n  ".join(steps) + "\n)",
+        f"slid as (\n  select {ENTITY}, tick,\n    lead({ENTITY}) over {RUNNING} as next_entity, "
+        f"lead(tick) over {RUNNING} as next_tick,\n    {sums}\n  from steps\n"
+        f"  window {RUNNING} as (partition by {ENTITY} order by tick)\n)",
+        "windows as (\n  select * from slid\n  where next_entity is null or "
+        f"next_entity <> {ENTITY} or next_tick <> tick\n)",
+    ]
 
 
-def _bottom(spec: FeatureSpec) -> str:
-    return f"bottom_{spec.value}_{spec.weight or 'one'}" + "_decimal" * _decimal(spec)
+def _sum(spec: FeatureSpec, part: str) -> str:
+    """Column of the sum at a tick; endless ones have their own, since they begin later."""
+    return f"{part}_{spec.value}_{spec.weight or 'one'}" + "_ever" * (spec.window is None)
 
 
-def _feature(
-    spec: FeatureSpec, group: str, tick: timedelta, first: str, continued: bool, alone: bool
-) -> str:
-    """One feature's expression over the ticks of its entity; ``alone``: of a view without
-    windows, whose ticks are those of its events."""
+def _column(spec: FeatureSpec, part: str, tick: timedelta) -> str:
+    """Column of the sum in a feature's window."""
+    ahead = "" if spec.window is None else f"_{spec.window // tick}"
+    return _sum(spec, part) + ahead
+
+
+def _feature(spec: FeatureSpec, tick: timedelta, continued: bool) -> str:
+    """One feature's expression over a row."""
     if spec.aggregation == "last":
-        seen = f"last_{spec.value}"
-        if not alone:
-            seen = (
-                f"last_value({seen}) ignore nulls over (partition by {group} "
-                "order by tick rows between unbounded preceding and current row)"
-            )
-        return (
-            f"coalesce(cast({seen} as double), base.{spec.name})"
-            if continued
-            else (f"cast({seen} as double)")
-        )
-    if spec.window is None:
-        top, bottom = (
-            _running(spec, column, group, first, continued) for column in ("top", "bottom")
-        )
-    else:
-        frame = (
-            f"(partition by {group} order by tick range between {spec.window // tick - 1} "
-            "preceding and current row)"
-        )
-        unit = "" if _decimal(spec) else " / 1000"
-        top, bottom = (f"sum({name}) over {frame}{unit}" for name in (_top(spec), _bottom(spec)))
+        seen = f"cast(last_{spec.value} as double)"
+        return f"coalesce({seen}, base.{spec.name})" if continued else seen
+    top, bottom = (_total(spec, part, tick, continued) for part in PARTS)
     if spec.aggregation == "mean":
-        return f"cast(({top}) as double) / nullif(cast(({bottom}) as double), 0)"
-    return f"coalesce(cast(({bottom if spec.aggregation == 'count' else top}) as double), 0)"
+        return f"cast({top} as double) / nullif(cast({bottom} as double), 0)"
+    return f"coalesce(cast({bottom if spec.aggregation == 'count' else top} as double), 0)"
 
 
-def _running(spec: FeatureSpec, which: str, group: str, first: str, continued: bool) -> str:
-    """A sum over all events up to the tick: what was carried, and what came since."""
-    column = _top(spec) if which == "top" else _bottom(spec)
-    frame = f"(partition by {group} order by tick rows between unbounded preceding and current row)"
-    if not continued:
-        return f"sum({column}) over {frame}"
-    since = f"sum(case when tick >= {first} then {column} end) over {frame}"
-    return f"(coalesce({since}, 0) + coalesce(base.{spec.name}_{which}, 0))"
+def _total(spec: FeatureSpec, part: str, tick: timedelta, continued: bool) -> str:
+    """A sum up to the tick: what came since, and of an endless one what was carried."""
+    column = _column(spec, part, tick)
+    if spec.window is None and continued:
+        return f"(coalesce({column}, 0) + coalesce(base.{spec.name}_{part}, 0))"
+    return column
 
 
-def _carried(
-    view: FeatureView, group: str, first: str, continued: bool
-) -> Iterator[tuple[str, str]]:
-    """The running sums of a view as exact decimals, by their columns' names."""
+def _carried(view: FeatureView, tick: timedelta, continued: bool) -> Iterator[tuple[str, str]]:
+    """The endless sums of a view as exact decimals, by their columns' names."""
     for spec in view.features:
         if spec.aggregation != "last" and spec.window is None:
-            for which in ("top", "bottom"):
-                total = _running(spec, which, group, first, continued)
-                yield f"{spec.name}_{which}", f"cast(coalesce({total}, 0) as {CARRIED})"
-
-
-@cache
-def to_duckdb(sql: str) -> str:
-    """The same query in DuckDB's dialect; a marker ``:x`` becomes ``$x``."""
-    import sqlglot
-    import sqlglot.expressions as exp
-
-    def translate(node: exp.Expression) -> exp.Expression:
-        if isinstance(node, exp.Anonymous) and node.name.upper() == "TIMESTAMP_SECONDS":
-            return exp.Anonymous(this="TO_TIMESTAMP", expressions=node.expressions)
-        # Spark's lenient cast would turn an overflow into a null; ours stops instead.
-        return exp.Cast(**node.args) if isinstance(node, exp.TryCast) else node
-
-    return sqlglot.parse_one(sql, read="spark").transform(translate).sql("duckdb")
+            for part in PARTS:
+                total = _total(spec, part, tick, continued)
+                yield f"{spec.name}_{part}", f"cast(coalesce({total}, 0) as {CARRIED})"
 
 
 def seconds_of(span: timedelta) -> int:

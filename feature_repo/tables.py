@@ -102,11 +102,12 @@ def by_month(table: pa.Table, column: str) -> dict[str, pa.Table]:
     import polars as pl
 
     frame = pl.DataFrame(table)
-    month = pl.col(column).dt.strftime("%Y-%m").fill_null("none").alias("_month")
+    month = pl.col(column).dt.truncate("1mo").alias("_month")
     parts = frame.with_columns(month).partition_by("_month", as_dict=True, include_key=False)
-    return {str(key[0]): part.to_arrow().cast(table.schema) for key, part in parts.items()} or {
-        "none": table
-    }
+    return {
+        f"{start:%Y-%m}" if start else "none": part.to_arrow().cast(table.schema)
+        for (start,), part in parts.items()
+    } or {"none": table}
 
 
 def month_of(path: Path) -> str:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from feature_repo.sql import to_duckdb
+from feature_repo.dialect import tuned
 from feature_repo.tables import bind
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _with_file(sql: str) -> str:
     import sqlglot
     import sqlglot.expressions as exp
 
-    tree = sqlglot.parse_one(to_duckdb(sql), read="duckdb")
+    tree = sqlglot.parse_one(tuned(sql), read="duckdb")
     for select in tree.find_all(exp.Select):
         select.select("filename", append=True, copy=False)
     return tree.sql("duckdb")

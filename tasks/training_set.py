@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FEATURE_CODE = (
     "feature_repo.contract",
     "feature_repo.corrections",
+    "feature_repo.dialect",
     "feature_repo.engine",
     "feature_repo.events",
     "feature_repo.offline",

@@ -66,6 +66,17 @@ def test_a_value_out_of_its_bounds_stops_the_run(weather_year: Year, tmp_path: P
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+def test_a_value_too_large_to_be_summed_stops_the_run(weather_year: Year, tmp_path: Path) -> None:
+    """It is not left out of its sum in silence; the message names view, log and value."""
+    year, home = weather_year, Home(root=tmp_path)
+    table = read_table(year.tables[0]).slice(0, 100)
+    at = table.schema.get_field_index("temp")
+    large = pa.array([1e17] + [50.0] * (table.num_rows - 1))
+    stored = [write_table(home, "weather", table.set_column(at, "temp", large))]
+    with pytest.raises(SourceError, match=r"'station_\w+'.*event log '\w+'.*100000000000000000"):
+        compute_views(home, year.use_case, stored)
+
+
 @pytest.mark.parametrize(("use_case", "view"), VIEWS, ids=[view.name for _, view in VIEWS])
 def test_a_view_is_one_text_in_sparks_dialect(use_case: UseCase, view: FeatureView) -> None:
     """No syntax that Spark lacks, and it parses as Spark's."""
