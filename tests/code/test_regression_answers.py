@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import MutableMapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from serving_helpers import TICK, certified_model, write_store
 
+from feature_repo.contract import UseCase
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from serving.fastpath import FastPath
@@ -45,10 +47,14 @@ def ask(layer: FastPath, path: str, document: Any) -> tuple[int, Any]:
 @pytest.fixture
 def layer(tmp_path: Path) -> FastPath:
     """The layer over a weather model with an empty store."""
-    home = Home(root=tmp_path)
+    return layer_of(Home(root=tmp_path), WEATHER)
+
+
+def layer_of(home: Home, use_case: UseCase) -> FastPath:
+    """The layer over weather's model in a fresh home, declared as ``use_case``."""
     folder, issued = certified_model(home, WEATHER)
     service = Service(
-        use_case=WEATHER,
+        use_case=use_case,
         predictor=Predictor(WEATHER, folder),
         store=OnlineStore(write_store(home, WEATHER, {}), WEATHER),
         prediction_log=PredictionLog(home, "weather"),
@@ -64,11 +70,11 @@ def layer(tmp_path: Path) -> FastPath:
     return FastPath(app, service)
 
 
-def question() -> dict[str, Any]:
-    """A value for each field that weather declares."""
+def question(later: timedelta = timedelta(0)) -> dict[str, Any]:
+    """A value for each field that weather declares, asked ``later`` than the store's tick."""
     samples = {"string": "JFK", "number": 1.0, "timestamp": TICK.isoformat()}
     asked: dict[str, Any] = {f.name: samples[f.dtype] for f in WEATHER.fields}
-    at = TICK + WEATHER.lag + timedelta(seconds=1)
+    at = TICK + WEATHER.lag + timedelta(seconds=1) + later
     return asked | {"prediction_time": at.isoformat()}
 
 
@@ -91,3 +97,18 @@ def test_v2_names_the_output_value(layer: FastPath) -> None:
     assert status == 200, body
     assert [o["name"] for o in body["outputs"]] == ["value", "prediction_id", "stale"]
     assert body["id"] == body["outputs"][1]["data"][0]
+
+
+def test_both_protocols_tell_which_answers_are_stale(tmp_path: Path) -> None:
+    """Where the policy is to serve; a row that is asked in time is not stale."""
+    layer = layer_of(Home(root=tmp_path), replace(WEATHER, stale_policy="serve"))
+    asked = [question(), question(timedelta(hours=2))]
+    status, body = ask(layer, "/v1/models/weather:predict", {"instances": asked})
+    assert status == 200, body
+    assert [one["stale"] for one in body["predictions"]] == [False, True]
+    tensors = [{"name": n, "shape": [2], "data": [q[n] for q in asked]} for n in asked[0]]
+    status, body = ask(layer, "/v2/models/weather/infer", {"inputs": tensors})
+    assert status == 200, body
+    assert {o["name"]: o["data"] for o in body["outputs"]}["stale"] == [False, True]
+    ages = json.loads(body["parameters"]["ages_minutes"])
+    assert ages == [dict.fromkeys(view.name for view in WEATHER.views)] * 2
