@@ -264,3 +264,77 @@ def test_the_declaration_is_no_dump_of_a_syntax_tree() -> None:
     derived = FLIGHTS.derived[0]
     assert "FunctionDef" not in canonical(derived)
     assert f"def {derived.function.__name__}(" in canonical(derived)
+
+
+SCALED = (
+    "def scaled(factor):\n    def doubled(columns):\n        return columns['distance'] * factor\n"
+    "    return doubled\ndoubled = scaled(2)\n"
+)
+
+
+def test_what_a_function_closes_over_is_declared(tmp_path: Path) -> None:
+    """One text for two functions would serve a model with the other one's inputs."""
+    assert declared(tmp_path, SCALED) != declared(tmp_path, SCALED.replace("(2)", "(3)"))
+    assert declared(tmp_path, SCALED) == declared(tmp_path, SCALED)
+    wraps = (
+        "from functools import wraps\ndef times(factor):\n    def outer(f):\n        @wraps(f)\n"
+        "        def inner(columns):\n            return factor * f(columns)\n"
+        "        return inner\n    return outer\n"
+        "def one(columns):\n    return columns['distance']\ndoubled = times(2)(one)\n"
+    )
+    others = [wraps, wraps.replace("times(2)", "times(3)"), wraps.replace("dist", "inst")]
+    assert len({declared(tmp_path, text) for text in others}) == 3
+    given = "def make(k):\n    return lambda columns, k=k: columns[k]\ndoubled = make('a')\n"
+    assert declared(tmp_path, given) != declared(tmp_path, given.replace("'a'", "'b'"))
+
+
+def test_annotations_are_no_declaration(tmp_path: Path) -> None:
+    """They do nothing, and their texts are numpy's, which may change with its version."""
+    told = (
+        "import typing\nimport numpy as np\nArray = np.ndarray[typing.Any, np.dtype[typing.Any]]\n"
+        "def doubled(columns: Array) -> Array:\n    twice: Array = columns['distance']\n"
+        "    def add(x: Array) -> Array:\n        return x + x\n    return add(twice)\n"
+    )
+    bare = told.replace(" -> Array", "").replace(": Array", "")
+    assert declared(tmp_path, told) == declared(tmp_path, bare)
+    assert "numpy.dtype" not in canonical(FLIGHTS.derived)
+
+
+def test_recursion_ends(tmp_path: Path) -> None:
+    """Two functions that call one another, a function that calls itself."""
+    pair = (
+        "def odd(n):\n    return n and doubled(n - 1)\n"
+        "def doubled(n):\n    return not n or odd(n - 1)\n"
+    )
+    assert declared(tmp_path, pair) != declared(tmp_path, pair.replace("and", "or"))
+    alone = "def doubled(n):\n    return n and doubled(n - 1)\n"
+    assert declared(tmp_path, alone) == declared(tmp_path, alone)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "frozenset({'EWR', 'JFK'})", "object()", "functools.partial(max, 1)", "''.join",
+        "np.arange(3)", "np.vectorize(len)", "{'a': object()}", "eval('lambda: 1')",
+    ],
+)  # fmt: skip
+def test_a_value_without_a_stable_text_is_refused(tmp_path: Path, value: str) -> None:
+    """Its repr differs per process, so a model could never be served."""
+    text = (
+        f"import functools\nimport numpy as np\nVALUE = {value}\n"
+        "def doubled(columns):\n    return VALUE\n"
+    )
+    refused(lambda: declared(tmp_path, text), "'VALUE' of doubled", "plain function (def)")
+
+
+def test_functions_of_numpy_and_tables_of_constants_are_told(tmp_path: Path) -> None:
+    """By name and by content."""
+    text = (
+        "from numpy import add, where\nfrom math import floor\n"
+        "ZONES = {'EWR': 1, 'JFK': [2, None], 'LGA': floor}\n"
+        "def doubled(columns):\n    return where(True, add, ZONES)\n"
+    )
+    changes = (("where\n", "abs as where\n"), ("[2", "[3"), ("'LGA'", "'LAX'"))
+    others = {declared(tmp_path, text.replace(*change)) for change in changes}
+    assert len({declared(tmp_path, text), *others}) == 4
+    assert declared(tmp_path, text) == declared(tmp_path, text)
