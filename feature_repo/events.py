@@ -79,7 +79,7 @@ def check_events(
     """
     where = f"use case {use_case.name!r}, event log {log.name!r}"
     _check_types(connection, log, where)
-    rules = _rules(log, as_of)
+    rules = event_rules(log, as_of)
     entities = {v.entity.name: v.entity.keys for v in use_case.views if v.log.name == log.name}
     tests = [test for test, _ in rules]
     tests += [" or ".join(f"{key} is null" for key in keys) for keys in entities.values()]
@@ -107,7 +107,7 @@ def _check_types(connection: duckdb.DuckDBPyConnection, log: EventLog, where: st
             )
 
 
-def _rules(log: EventLog, as_of: datetime) -> list[tuple[str, str]]:
+def event_rules(log: EventLog, as_of: datetime) -> list[tuple[str, str]]:
     """What no event may be (SQL), and what to say of those that are."""
     rules = [
         (

@@ -1,9 +1,10 @@
 """The inbox of a use case's stream: every message is kept before anything is done with it.
 
 A message may come twice, late and out of order: of those about one row the one reported last
-counts, and of two of one instant the one that came first. A message that may not pass is set
-aside with its reason. One sqlite file, ``stream/<use case>.db``; numbers are given in the order
-in which messages become visible, so what a reader has seen up to a number stays as it was.
+counts, and of two of one instant the one that came first. A message that may not pass, or that no
+step can take, is set aside with its reason. One sqlite file, ``stream/<use case>.db``; numbers are
+given in the order in which messages become visible, so what a reader has seen up to a number stays
+as it was.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE INDEX IF NOT EXISTS by_key ON messages (raw_table, key, reported DESC, number);
 CREATE TABLE IF NOT EXISTS refused (
   number INTEGER PRIMARY KEY AUTOINCREMENT, received TEXT NOT NULL, reason TEXT NOT NULL,
-  message TEXT NOT NULL
+  message TEXT NOT NULL, taken INTEGER, service TEXT
 );
 """
 # Of each row that a message after :after is about, the message that counts; unless it is older.
@@ -44,9 +45,16 @@ SELECT raw_table, row FROM (
     PARTITION BY raw_table, key ORDER BY reported DESC, number) AS place
   FROM messages WHERE number <= :last AND (raw_table, key) IN (
     SELECT raw_table, key FROM messages WHERE number > :after AND number <= :last)
+  AND number NOT IN (SELECT taken FROM refused WHERE service = :service)
 ) WHERE place = 1 AND number > :after ORDER BY number
 """
+# What a step of a service could not take: the message's own number says which.
+_SET_ASIDE = """
+INSERT INTO refused (received, reason, message, taken, service)
+SELECT :now, :reason, raw_table || ' ' || row, number, :service FROM messages WHERE number = :number
+"""
 _BUSY_SECONDS = 30.0
+_LONGEST = 10_000  # characters that are kept of a refused message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +106,7 @@ class Inbox:
         good, bad = [], []
         for message, reason in zip(messages, reasons, strict=True):
             if reason:
-                bad.append((clock.isoformat(), reason, repr(message)))
+                bad.append((clock.isoformat(), reason, _told(message)))
             else:
                 names = schemas[message.table].names
                 good.append(_line(declared[message.table], message, names))
@@ -111,16 +119,24 @@ class Inbox:
             )
         return Received(accepted=len(good), refused=tuple(filter(None, reasons)))
 
-    def news(self, after: int) -> News:
-        """The rows that the messages after the number ``after`` change.
+    @property
+    def last(self) -> int:
+        """The number of the message that came last; 0 before the first."""
+        with self._errors():
+            found = self._connection.execute(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'messages'"
+            ).fetchone()
+        return int(found[0]) if found else 0
+
+    def news(self, after: int, last: int) -> News:
+        """The rows that the messages after the number ``after``, up to ``last``, change.
 
         Raises:
             StateError: there are fewer messages than that: the inbox is not the one that was read.
         """
+        asked = {"after": after, "last": last, "service": self._use_case.service}
         with self._errors():
-            found = self._connection.execute("SELECT max(number) FROM messages").fetchone()
-            last = int(found[0] or 0)
-            told = self._connection.execute(_NEWS, {"after": after, "last": last}).fetchall()
+            told = self._connection.execute(_NEWS, asked).fetchall()
         if last < after:
             raise StateError(
                 f"the inbox {self._path} ends with message {last}, but a version of the features "
@@ -131,6 +147,15 @@ class Inbox:
         for table, row in told:
             rows.setdefault(table, []).append(json.loads(row))
         return News(last=last, rows=rows)
+
+    def set_aside(self, number: int, reason: str) -> None:
+        """Keep a message out of all that the use case's service is told from now on."""
+        values = {
+            "now": datetime.now(timezone.utc).isoformat(), "reason": reason, "number": number,
+            "service": self._use_case.service,
+        }  # fmt: skip
+        with self._errors(), self._connection as connection:
+            connection.execute(_SET_ASIDE, values)
 
     def refused(self) -> Counter[str]:
         """How many messages were set aside so far, by reason."""
@@ -158,6 +183,14 @@ def _line(declared: RawTable, message: Message, names: Sequence[str]) -> tuple[s
     row = {name: _plain(message.row[name]) for name in names}
     key = json.dumps([row[name] for name in declared.key])
     return declared.name, key, microseconds(message.reported_at), json.dumps(row)
+
+
+def _told(message: Message) -> str:
+    """A refused message, as it came; cut where it is endless."""
+    try:
+        return repr(message)[:_LONGEST]
+    except Exception as exc:  # what a sender makes up may raise anything
+        return f"a message that cannot be shown ({type(exc).__name__})"
 
 
 def _plain(value: Any) -> Any:

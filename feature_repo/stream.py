@@ -3,7 +3,8 @@
 The version record of the offline store is the one point of commitment: it names the raw tables,
 the views and how many messages are in them, and is written last and whole. A step that was killed
 before it begins again from the version before; one that was killed after it fills the online
-store again. So no message is lost, and none counts twice.
+store again. So no message is lost, and none counts twice. A message that breaks a step is found by
+halving and set aside, and the step goes on without it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo import offline
 from feature_repo.contract import RawTable, UseCase
+from feature_repo.errors import SourceError
 from feature_repo.home import Home
 from feature_repo.inbox import Inbox, Received
-from feature_repo.messages import Message
+from feature_repo.messages import Message, line_of
 from feature_repo.store import Materialisation, materialise
 from feature_repo.tables import (
     Table,
@@ -41,11 +43,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advanced:
-    """A step's version, the online store after it, and how many messages it read."""
+    """A step's version, the online store after it, how many messages it read, and why it set some
+    of them aside."""
 
     version: offline.Version
     online: Materialisation
     messages: int
+    refused: tuple[str, ...]
 
 
 def receive(
@@ -73,20 +77,60 @@ def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
         SourceError: a value outside its declared bounds, or a key twice.
         StateError: there is no version yet, or a store cannot be used.
     """
-    with home.lock(f"stream-{use_case.name}"):
-        last = offline.newest(home, use_case)
-        with closing(Inbox(home, use_case)) as inbox:
-            news = inbox.news(last.offset)
-        tables = fold(home, use_case, last.built.tables, news.rows)
-        version = offline.update(
-            home, use_case, tables, until=until, offset=news.last, after=last.number
-        )
+    with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
+        before = offline.newest(home, use_case).offset
+        version, refused = _taken(home, use_case, inbox, until)
         states = [
             replace(named(version.built.states, f"state_{view.name}"), name=view.name)
             for view in use_case.views
         ]
         online = materialise(home, use_case, states, version.until)
-    return Advanced(version=version, online=online, messages=news.last - last.offset)
+    return Advanced(
+        version=version, online=online, messages=version.offset - before, refused=tuple(refused)
+    )
+
+
+def _taken(
+    home: Home, use_case: UseCase, inbox: Inbox, until: datetime
+) -> tuple[offline.Version, list[str]]:
+    """The version with every message that it can hold, and why others were set aside."""
+    end = inbox.last
+    try:
+        return _step(home, use_case, inbox, until, end), []
+    except _faults():
+        # A fault that is there without a message is none of theirs.
+        version = _step(home, use_case, inbox, until, offline.newest(home, use_case).offset)
+    ends, refused = [end], []
+    while ends:
+        try:
+            version = _step(home, use_case, inbox, until, ends[-1])
+            ends.pop()
+        except _faults() as exc:
+            if ends[-1] - version.offset > 1:
+                ends.append((version.offset + ends[-1]) // 2)
+            else:
+                reason = f"the features cannot be computed with it ({line_of(exc)})"
+                inbox.set_aside(ends[-1], reason)
+                refused.append(reason)
+    return version, refused
+
+
+def _step(
+    home: Home, use_case: UseCase, inbox: Inbox, until: datetime, end: int
+) -> offline.Version:
+    """The next version, with the messages up to the number ``end``."""
+    last = offline.newest(home, use_case)
+    news = inbox.news(last.offset, end)
+    tables = fold(home, use_case, last.built.tables, news.rows)
+    return offline.update(home, use_case, tables, until=until, offset=end, after=last.number)
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What values may raise, and nothing that a disk, a lock or a store does."""
+    import duckdb
+
+    data = (duckdb.DataError, duckdb.InvalidInputException)
+    return (SourceError, ValueError, TypeError, ArithmeticError, *data)
 
 
 def fold(

@@ -65,9 +65,10 @@ def find_zones(
     if table is None or not fresh:
         return found
     bind(connection, table, fresh, filename=True)
+    with_file = with_column(sql, "filename")
     rows = connection.execute(
         f"select filename, cast(floor(epoch(min({instant}))) as bigint), "
-        f"cast(ceil(epoch(max({instant}))) as bigint), count(*) from ({_with_file(sql)}) as log "
+        f"cast(ceil(epoch(max({instant}))) as bigint), count(*) from ({with_file}) as log "
         f"where {instant} is not null group by filename"
     ).fetchall()
     return found | {Path(name).name: Zone(*rest) for name, *rest in rows}
@@ -92,12 +93,12 @@ def bounds(zones: Iterable[Zones]) -> tuple[int, int]:
 
 
 @cache
-def _with_file(sql: str) -> str:
-    """The SELECT in DuckDB's dialect, with the file that each row comes from."""
+def with_column(sql: str, name: str) -> str:
+    """A SELECT that maps one table, in DuckDB's dialect, with one more of the table's columns."""
     import sqlglot
     import sqlglot.expressions as exp
 
     tree = sqlglot.parse_one(tuned(sql), read="duckdb")
     for select in tree.find_all(exp.Select):
-        select.select("filename", append=True, copy=False)
+        select.select(name, append=True, copy=False)
     return tree.sql("duckdb")

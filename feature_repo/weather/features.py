@@ -45,7 +45,7 @@ OBSERVATIONS = EventLog(
 )
 
 # The same observations, looked at only once they are a day older than the hour asked for: what
-# yesterday's temperature was at that hour.
+# yesterday's temperature was at that hour. Until then they lie ahead, as a timetable does.
 YESTERDAY = EventLog(
     name="yesterday",
     sql="""
@@ -57,6 +57,7 @@ YESTERDAY = EventLog(
     tie_break=("observed",),
     ttl=timedelta(days=2),
     fresh_within=timedelta(hours=3),
+    scheduled=True,
 )
 
 

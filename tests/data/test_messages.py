@@ -1,77 +1,31 @@
-"""Messages into the raw tables: late, twice, out of order and bad ones, and a step cut short."""
+"""Messages into the raw tables: late, twice and out of order, and a step cut short."""
 
 from __future__ import annotations
 
 import random
 from contextlib import closing
-from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from message_helpers import HOUR, SCHEMA, START, WEATHER, first_version, message, raw, row, served
 
 from feature_repo import offline
 from feature_repo.engine import build_views
 from feature_repo.errors import SkewError, StateError
 from feature_repo.home import Home
 from feature_repo.inbox import Inbox
-from feature_repo.messages import Message
 from feature_repo.online_rows import rows_of
-from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, receive
-from feature_repo.tables import named, parts_of, read_table, write_raw
-from serving.online import OnlineStore
+from feature_repo.tables import named, parts_of, write_raw
 from tasks.replay import check_end
-
-WEATHER = get_use_case("weather")
-START = datetime(2013, 6, 30, 12, tzinfo=timezone.utc)
-HOUR = timedelta(hours=1)
-
-
-def row(origin: str = "JFK", hours: int = 0, **values: Any) -> dict[str, Any]:
-    """An hour's weather, ``hours`` after ``START``."""
-    return {
-        "origin": origin, "time_hour": START + hours * HOUR, "temp": 70.0, "dewp": 60.0,
-        "humid": 50.0, "wind_speed": 5.0, "precip": 0.0, "pressure": None, "visib": 10.0, **values,
-    }  # fmt: skip
-
-
-def message(hours: int = 0, reported: float | None = None, **values: Any) -> Message:
-    """A message about an hour's weather, reported when it is over, or ``reported`` hours after
-    ``START``."""
-    at = START + (hours + 1 if reported is None else reported) * HOUR
-    return Message(table="weather", row=row(hours=hours, **values), reported_at=at)
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """Two days of weather at three airports, as a first version."""
-    home, declared = Home(root=tmp_path), WEATHER.tables[0]
-    rows = [row(origin, -hours) for origin in ("EWR", "JFK", "LGA") for hours in range(1, 49)]
-    table = write_raw(home, declared, pa.Table.from_pylist(rows, schema=SCHEMA))
-    offline.update(home, WEATHER, [table], until=START)
-    return home
-
-
-SCHEMA = pa.schema(
-    {name: pa.float64() for name in row()}
-    | {"origin": pa.string(), "time_hour": pa.timestamp("us", "UTC")}
-)
-
-
-def raw(home: Home) -> list[dict[str, Any]]:
-    """The raw rows of the newest version."""
-    table = read_table(named(offline.newest(home, WEATHER).built.tables, "weather"))
-    return list(table.to_pylist())
-
-
-def served(home: Home, name: str = "temp_now") -> float:
-    """JFK's feature as the server reads it."""
-    with closing(OnlineStore(rows_of(home, WEATHER), WEATHER)) as store:
-        return float(store.read([{"origin": "JFK"}]).columns[name][0])
+    return first_version(tmp_path)
 
 
 def test_a_message_is_answered_from_at_its_tick(home: Home) -> None:
@@ -142,50 +96,13 @@ def test_a_message_that_was_lost_is_seen_in_the_end(home: Home) -> None:
             check_end(home, WEATHER, {"weather": pa.Table.from_pylist(rows, SCHEMA)}, START + HOUR)
 
 
-BAD = {
-    "no raw table 'wether'": replace(message(), table="wether"),
-    "column 'temp' is missing": replace(
-        message(), row={k: v for k, v in row().items() if k != "temp"}
-    ),
-    "column 'temp' holds 'warm'": message(temp="warm"),
-    "column 'temp' holds True": message(temp=True),
-    "column 'temp' holds nan": message(temp=float("nan")),
-    "in_range(-60, 135)": message(temp=1000.0),
-    "column 'origin' is null": message(origin=None),
-    "column 'origin' holds 7": message(origin=7),
-    "str_length(3, 3)": message(origin="JFKX"),
-    "column 'time_hour' holds 2013-06-30T12:00:00, which states no zone": message(
-        time_hour=START.replace(tzinfo=None)
-    ),
-    "column 'reported_at' holds 2013-06-30T13:00:00, which states no zone": replace(
-        message(), reported_at=datetime(2013, 6, 30, 13)  # noqa: DTZ001
-    ),
-    "is later than 2013-06-30T14:00:00+00:00": message(reported=3),
-    "column 'reported_at' holds '13:00'": replace(message(), reported_at="13:00"),  # type: ignore[arg-type]
-}  # fmt: skip
-
-
-def test_a_bad_message_is_set_aside_with_its_reason(home: Home) -> None:
-    """One bad message stops no good one; each is kept, and counted by its reason."""
-    told = [message(temp=75.0), *BAD.values(), message(1, temp=76.0)]
-    received = receive(home, WEATHER, told, START + 2 * HOUR)
-    assert received.accepted == 2
-    for part, reason in zip(BAD, received.refused, strict=True):
-        assert part in reason
-    with closing(Inbox(home, WEATHER)) as inbox:
-        assert sum(inbox.refused().values()) == len(BAD)
-        assert set(inbox.refused()) == set(received.refused)
-    assert advance(home, WEATHER, START + 2 * HOUR).messages == 2
-    assert served(home) == 76.0
-
-
 def test_a_step_cut_before_its_record_is_done_again(home: Home) -> None:
     """Tables that a killed step left name nothing; the next one reads the same messages."""
     from feature_repo.stream import fold
 
     receive(home, WEATHER, [message(temp=75.0)], START + HOUR)
     with closing(Inbox(home, WEATHER)) as inbox:
-        news = inbox.news(0)
+        news = inbox.news(0, inbox.last)
     fold(home, WEATHER, offline.newest(home, WEATHER).built.tables, news.rows)  # and then kill -9
     made = advance(home, WEATHER, START + HOUR)
     assert (made.messages, made.version.number, served(home)) == (1, 2, 75.0)
