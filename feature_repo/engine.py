@@ -30,7 +30,7 @@ from feature_repo.tables import (
     write_parts,
     write_table,
 )
-from feature_repo.ticks import epoch_seconds
+from feature_repo.ticks import epoch_seconds, tick_of
 from feature_repo.training_sql import training_set_sql
 from feature_repo.zones import Zone, Zones, bounds, find_zones, mapped_table, overlapping
 
@@ -126,13 +126,16 @@ def build_views(
 
 def last_tick(session: Session, until: datetime | None) -> int:
     """The tick (its number) at or before ``until``; without it, the first one that no fact and
-    no request is later than. Scheduled facts may lie ahead, and do not count."""
+    no request is later than, but none that a request made now does not read yet. Scheduled facts
+    may lie ahead, and do not count."""
     if until is not None:
         return epoch_seconds(until) // session.seconds
-    logs = {v.log.name for v in session.use_case.views if not v.log.scheduled}
+    use_case = session.use_case
+    logs = {v.log.name for v in use_case.views if not v.log.scheduled}
     facts = bounds(session.zones[name] for name in logs)[1]
     asked = bounds([session.zones[REQUESTS]])[1]
-    return -(-max(facts, asked) // session.seconds)
+    present = tick_of(datetime.now(timezone.utc), tick=use_case.tick, lag=use_case.lag)
+    return min(-(-max(facts, asked) // session.seconds), epoch_seconds(present) // session.seconds)
 
 
 def store_view(session: Session, view: FeatureView, chunks: Iterator[Reach]) -> tuple[Table, Table]:

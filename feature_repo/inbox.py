@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from feature_repo.contract import RawTable, UseCase
 from feature_repo.errors import StateError
@@ -48,6 +48,13 @@ SELECT raw_table, row FROM (
   AND number NOT IN (SELECT taken FROM refused WHERE service = :service)
 ) WHERE place = 1 AND number > :after ORDER BY number
 """
+_OLD = """
+SELECT number, raw_table, row, place FROM (
+  SELECT number, raw_table, row, reported, row_number() OVER (
+    PARTITION BY raw_table, key ORDER BY reported DESC, number) AS place
+  FROM messages WHERE number NOT IN (SELECT taken FROM refused WHERE taken IS NOT NULL)
+) WHERE reported < :before AND number <= :end
+"""
 # What a step of a service could not take: the message's own number says which.
 _SET_ASIDE = """
 INSERT INTO refused (received, reason, message, taken, service)
@@ -71,6 +78,13 @@ class News:
 
     last: int
     rows: Mapping[str, list[dict[str, Any]]]
+
+
+class Counting(NamedTuple):
+    """A message that counts for its row: its number, and the row."""
+
+    number: int
+    row: dict[str, Any]
 
 
 class Inbox:
@@ -156,6 +170,28 @@ class Inbox:
         }  # fmt: skip
         with self._errors(), self._connection as connection:
             connection.execute(_SET_ASIDE, values)
+
+    def settled(self, before: datetime, end: int) -> tuple[list[int], dict[str, list[Counting]]]:
+        """Messages up to the number ``end`` that were reported before an instant (aware): the
+        numbers of those that another one outranks, and by raw table those that count.
+
+        A message that some service could not take is in neither.
+        """
+        asked = {"before": microseconds(before), "end": end}
+        with self._errors():
+            found = self._connection.execute(_OLD, asked).fetchall()
+        counting: dict[str, list[Counting]] = {}
+        for number, table, row, place in found:
+            if place == 1:
+                counting.setdefault(table, []).append(Counting(number, json.loads(row)))
+        return [number for number, _, _, place in found if place > 1], counting
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Drop messages by their numbers, which are not given again."""
+        with self._errors(), self._connection as connection:
+            connection.executemany(
+                "DELETE FROM messages WHERE number = ?", [(number,) for number in numbers]
+            )
 
     def refused(self) -> Counter[str]:
         """How many messages were set aside so far, by reason."""

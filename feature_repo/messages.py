@@ -11,6 +11,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import EventLog, RawTable, UseCase
+from feature_repo.errors import SourceError
 from feature_repo.events import event_rules
 from feature_repo.sql import DECIMAL, to_duckdb
 from feature_repo.tables import connect
@@ -162,7 +163,7 @@ def _asked(rule: Callable[[list[Row]], Broken], rows: list[Row]) -> list[tuple[i
         return []
     try:
         return list(rule(rows))
-    except Exception as exc:  # a rule may fail in any way on what nobody foresaw
+    except data_faults() as exc:
         if len(rows) == 1:
             return [(0, f"it cannot be checked ({line_of(exc)})")]
         return [(i, reason) for i, row in enumerate(rows) for _, reason in _asked(rule, [row])]
@@ -220,10 +221,10 @@ def _values(use_case: UseCase, log: EventLog) -> Iterator[tuple[str, str]]:
             continue
         low, high = spec.bounds
         if spec.aggregation in ("last", "mean") and math.isfinite(high - low):
-            rule = f"not ({spec.value} between {low!r} and {high!r})"
+            rule = f'not ("{spec.value}" between {low!r} and {high!r})'
             yield rule, f"have a {spec.value} outside [{low:g}, {high:g}] of {spec.name!r}"
         if spec.aggregation in ("sum", "mean"):
-            term = f"{spec.value} * {spec.weight}" if spec.weight else spec.value
+            term = " * ".join(f'"{name}"' for name in (spec.value, spec.weight) if name)
             rule = f"{term} is not null and try_cast({term} as {DECIMAL}) is null"
             yield rule, f"have a {spec.value} that is too large for the sums of {spec.name!r}"
 
@@ -232,6 +233,15 @@ def _values(use_case: UseCase, log: EventLog) -> Iterator[tuple[str, str]]:
 def _numbered(sql: str) -> str:
     """A log's SELECT, in DuckDB's dialect, with the place of the message that each row is of."""
     return with_column(to_duckdb(sql), "message")
+
+
+def data_faults() -> tuple[type[Exception], ...]:
+    """What values may raise that nobody foresaw; nothing that a program's own fault, a disk, a
+    lock or a store raises."""
+    import duckdb
+
+    found = (duckdb.DataError, duckdb.InvalidInputException)
+    return (SourceError, ValueError, TypeError, ArithmeticError, *found)
 
 
 def _shown(value: Any) -> str:

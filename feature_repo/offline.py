@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -27,6 +27,7 @@ from feature_repo.update import rebuilt, update_views
 from feature_repo.zones import Zone, Zones
 
 CODE = ("contract", "corrections", "engine", "schemas", "sql", "tables", "update", "zones")
+ALL_KEPT = timedelta(days=1)  # for so long no version is forgotten
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,11 @@ class Version:
     def until(self) -> datetime:
         """The last tick; aware, UTC."""
         return datetime.fromtimestamp(self.built.until, tz=timezone.utc)
+
+    @property
+    def from_source(self) -> bool:
+        """Whether it was made from the source's files, and not by a step of the stream."""
+        return self.quarantine is not None
 
     @property
     def summary(self) -> str:
@@ -110,7 +116,8 @@ def update(
         before = last.built if last and last.code == engine_code() else None
         found = check_logs(use_case, tables, before.tables if before else ())
         made = rebuilt(build()) if build else update_views(home, use_case, tables, before, until)
-        if last and made.built == before and (last.quarantine, last.offset) == (quarantine, offset):
+        told = (last.offset, last.quarantine) if last else None
+        if last and made.built == before and told == (offset, quarantine or last.quarantine):
             return last
         version = Version(
             number=last.number + 1 if last else 1, created=datetime.now(timezone.utc),
@@ -158,21 +165,41 @@ def as_of(home: Home, use_case: UseCase, created: datetime) -> Version:
         StateError: there was none, or it is no longer kept.
     """
     kept = versions(home, use_case)
-    found = [version for version in kept if version.created <= created]
-    if not found:
-        since = f"the oldest kept one is of {kept[0].created.isoformat()}" if kept else "none is"
+    place = sum(version.created <= created for version in kept)
+    near = kept[max(place - 1, 0) : place + 1]
+    found, later = near[0] if place else None, near[1:]
+    # A number that is missing is that of a forgotten version, which may have been the newest then.
+    forgotten = found and later and later[0].number != found.number + 1
+    if found is None or (forgotten and found.created != created):
+        told = " and ".join(f"{v.number} of {v.created.isoformat()}" for v in near) or "none"
         raise StateError(
-            f"{use_case.service}: no version of {created.isoformat()} is kept ({since}); ask for "
-            "a later time, or run the use case's workflow"
+            f"{use_case.service}: no version of {created.isoformat()} is kept (nearest: {told}); "
+            "ask for the instant of a kept one, or run the use case's workflow"
         )
-    return found[-1]
+    return found
 
 
-def prune(home: Home, use_case: UseCase, now: datetime) -> list[Version]:
-    """Forget the versions older than ``UseCase.retention``, but never the newest; their tables go
-    with the next clean-up, unless something else names them. Returns the forgotten ones."""
+def prune(
+    home: Home, use_case: UseCase, now: datetime, needed: Collection[str] = ()
+) -> list[Version]:
+    """Forget versions; their tables go with the next clean-up, unless something else names them.
+    Returns the forgotten ones. Kept are
+
+    * the newest one, and all of the last day: readers and runs may be at work on them;
+    * within ``UseCase.retention``, of each day (UTC, by creation) the last one, and the last one
+      that was made from the source: its quarantine is the day's;
+    * those whose views a model was trained on: ``needed`` holds the digest of each of them.
+    """
     with home.lock(f"offline-{use_case.service}"):
-        old = [v for v in versions(home, use_case)[:-1] if now - v.created > use_case.retention]
+        kept = versions(home, use_case)
+        of_day = {(v.created.date(), v.from_source): v.number for v in kept}
+        old = [v for v in kept[:-1] if now - v.created > ALL_KEPT]
+        old = [
+            v
+            for v in old
+            if now - v.created > use_case.retention or v.number not in of_day.values()
+        ]
+        old = [v for v in old if not {view.digest for view in v.built.views} <= {*needed}]
         for version in old:
             (_folder(home, use_case.service) / f"{version.number:08d}.json").unlink()
     return old
@@ -196,14 +223,14 @@ def report(home: Home, use_case: UseCase) -> str:
     if not kept:
         return f"{use_case.service}: no version yet; run the use case's workflow"
     lines = [
-        f"{'version':>7}  {'created (UTC)':<19}  {'until (UTC)':<16}  {'rows':>11}  {'added':>10}  "
+        f"{'version':>7}  {'created (UTC)':<26}  {'until (UTC)':<16}  {'rows':>11}  {'added':>10}  "
         f"{'corrected':>9}  {'new MB':>7}"
     ]
     added = sizes(kept)
     for version, size in zip(kept, added, strict=True):
         rows = sum(view.rows for view in version.built.views)
         lines.append(
-            f"{version.number:>7}  {version.created:%Y-%m-%d %H:%M:%S}  "
+            f"{version.number:>7}  {version.created:%Y-%m-%d %H:%M:%S.%f}  "
             f"{version.until:%Y-%m-%d %H:%M}  {rows:>11,}  {version.added:>10,}  "
             f"{version.corrected:>9,}  {size / 1e6:>7,.1f}"
         )

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo import offline
 from feature_repo.contract import RawTable, UseCase
-from feature_repo.errors import SourceError
 from feature_repo.home import Home
-from feature_repo.inbox import Inbox, Received
-from feature_repo.messages import Message, line_of
+from feature_repo.inbox import Counting, Inbox, Received
+from feature_repo.messages import Message, data_faults, line_of
 from feature_repo.store import Materialisation, materialise
 from feature_repo.tables import (
     Table,
@@ -97,7 +96,7 @@ def _taken(
     end = inbox.last
     try:
         return _step(home, use_case, inbox, until, end), []
-    except _faults():
+    except data_faults():
         # A fault that is there without a message is none of theirs.
         version = _step(home, use_case, inbox, until, offline.newest(home, use_case).offset)
     ends, refused = [end], []
@@ -105,7 +104,7 @@ def _taken(
         try:
             version = _step(home, use_case, inbox, until, ends[-1])
             ends.pop()
-        except _faults() as exc:
+        except data_faults() as exc:
             if ends[-1] - version.offset > 1:
                 ends.append((version.offset + ends[-1]) // 2)
             else:
@@ -125,12 +124,40 @@ def _step(
     return offline.update(home, use_case, tables, until=until, offset=end, after=last.number)
 
 
-def _faults() -> tuple[type[Exception], ...]:
-    """What values may raise, and nothing that a disk, a lock or a store does."""
-    import duckdb
+def forget_messages(home: Home, use_case: UseCase, now: datetime, folded: int) -> int:
+    """Drop from the inbox what nothing can ask for any more; how many messages. One goes when
 
-    data = (duckdb.DataError, duckdb.InvalidInputException)
-    return (SourceError, ValueError, TypeError, ArithmeticError, *data)
+    * it was reported longer than ``UseCase.retention`` ago, so that ``receive`` lets no older
+      report of its row pass, which it would have to outrank;
+    * its number is at most ``folded``: every service's newest version has it;
+    * another message outranks it, or it says what the newest version from the source says of its
+      row: the next one needs no message for that.
+
+    So a report that the source never took over stays, and so do all of the last days, of which a
+    version that is made from the source anew is told again.
+    """
+    made = [v for v in offline.versions(home, use_case) if v.from_source]
+    with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
+        gone, counting = inbox.settled(now - use_case.retention, folded)
+        for name, messages in counting.items() if made else ():
+            gone += _repeated(named(made[-1].built.tables, name), messages)
+        inbox.forget(gone)
+    return len(gone)
+
+
+def _repeated(table: Table, messages: list[Counting]) -> list[int]:
+    """Numbers of the messages whose rows the table has, every value alike."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(table_files(table)[0])
+    told = _typed([message.row for message in messages], schema)
+    told = told.append_column("number", pa.array([message.number for message in messages]))
+    alike = " and ".join(f"held.{name} is not distinct from told.{name}" for name in schema.names)
+    with connect([replace(table, name="held")]) as session:
+        session.register("told", told)
+        found = session.execute(f"select number from told semi join held on {alike}").fetchall()
+    return [number for (number,) in found]
 
 
 def fold(

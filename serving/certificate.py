@@ -24,6 +24,7 @@ from serving.statements import Statement, instant, read_statement, write_stateme
 FORMAT = "airworthy.certificate/v1"
 CERTIFICATE_TYPE = "https://airworthy.dev/certificate/v1"
 RELEASE_TYPE = "https://airworthy.dev/release/v1"
+PARITY_REPORT = "parity.json"  # beside the release statement, which names its digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

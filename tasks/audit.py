@@ -15,7 +15,7 @@ from typing import Any
 from flytekit import task
 
 from feature_repo.errors import CertificateError, LedgerError, SkewError, StateError
-from feature_repo.home import Home, open_home
+from feature_repo.home import Home, file_digest, open_home
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import content_digest, table_place
 from serving import certificate, ledger, predictions, revocations
@@ -94,6 +94,7 @@ def trace(home: Home, prediction_id: str) -> list[str]:
     lines += [f"  score      {score}", f"certificate  {found.certificate}: {said}"]
     if issued.id != found.certificate:
         lines.append(f"  renewed    as {issued.id}; the ledger's entry {told['n']} names the first")
+    lines += released(home, found.use_case, found.subject)
     return [*lines, *_made_from(home, issued.predicate)]
 
 
@@ -176,6 +177,35 @@ def _recomputed(directory: Path, issued: certificate.Certificate, found: Predict
             "whom, and restore it"
         )
     return "recomputed from the recorded inputs by this model: equal"
+
+
+def released(home: Home, use_case: str, subject: str) -> list[str]:
+    """The signed statement of the model's release: what was compared before it."""
+    try:
+        statement = certificate.release_statement(home, use_case, subject, own_trust(home))
+    except CertificateError as exc:
+        return [f"released     FAILED: {exc}"]
+    if statement is None:
+        return ["released     never"]
+    said = statement.predicate
+    lines = [f"released     {said['released_at']}"]
+    if parity := said.get("parity"):
+        path = certificate.release_path(home, use_case, subject).with_name(
+            certificate.PARITY_REPORT
+        )
+        lines += [
+            f"  parity     online against offline as of {parity['tick']}: {parity['rows']:,} rows, "
+            f"{parity['values']:,} values, {parity['mismatches']:,} mismatches",
+            f"  report     {parity['report']} {_kept(path, parity['report'])}",
+        ]
+    return lines
+
+
+def _kept(path: Path, digest: str) -> str:
+    """Whether a file is still there, as it was signed."""
+    if not path.exists():
+        return "(no longer stored)"
+    return "(stored, verified)" if file_digest(path) == digest else "(stored, but CHANGED)"
 
 
 def _made_from(home: Home, predicate: dict[str, Any]) -> list[str]:

@@ -9,8 +9,11 @@ from flytekit import task
 from feature_repo import offline
 from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
+from feature_repo.stream import forget_messages
 from feature_repo.tables import Table
+from tasks.housekeeping import accounted_digests
 from tasks.resources import DATA, SMALL
+from tasks.services import living_services
 from tasks.steps import step
 
 
@@ -22,14 +25,20 @@ def list_versions(use_case: str) -> str:
     return text
 
 
-@task(requests=SMALL, retries=2, timeout=timedelta(minutes=10))
+@task(requests=DATA, retries=2, timeout=timedelta(minutes=30))
 def forget_versions(use_case: str) -> str:
-    """Forget the versions that retention no longer keeps; their tables go with a clean-up."""
+    """Forget versions and messages that nothing needs any more, of every living service; tables go
+    with a clean-up. What is kept: ``offline.prune`` and ``stream.forget_messages``."""
     with step("prune") as s:
-        declared = get_use_case(use_case)
-        old = offline.prune(open_home(), declared, datetime.now(timezone.utc))
-        numbers = ", ".join(str(version.number) for version in old)
-        s.say(f"{declared.service}: {len(old)} versions forgotten{': ' * bool(old)}{numbers}")
+        home, declared, now = open_home(), get_use_case(use_case), datetime.now(timezone.utc)
+        services, trained_on = [declared, *living_services(home, declared)], accounted_digests(home)
+        for service in services:
+            old = offline.prune(home, service, now, trained_on)
+            numbers = ", ".join(str(version.number) for version in old)
+            s.say(f"{service.service}: {len(old)} versions forgotten{': ' * bool(old)}{numbers}")
+        heads = [head for service in services if (head := offline.head(home, service))]
+        folded = min((head.offset for head in heads), default=0)
+        s.say(f"{forget_messages(home, declared, now, folded):,} messages forgotten")
     return s.record.message
 
 

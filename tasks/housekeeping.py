@@ -64,20 +64,25 @@ def clean(home: Home, grace: timedelta, *, remove: bool) -> str:
 
 
 def needed_digests(home: Home) -> set[str]:
-    """Digests that the ledger names, those that the models it names were made from, and those of
-    the tables in each version of the features.
+    """``accounted_digests``, and those of the tables in each version of the features.
 
     Raises:
         LedgerError: the ledger was changed, so what it needs cannot be known.
     """
     ledger.verify(home, own_trust(home))
+    found = accounted_digests(home)
+    for version in (home.root / "offline").glob("*/[0-9]*.json"):
+        found |= set(DIGEST.findall(version.read_text()))
+    return found
+
+
+def accounted_digests(home: Home) -> set[str]:
+    """Digests that the ledger names, and those that the models it names were made from."""
     path = ledger.ledger_path(home)
     found = set(DIGEST.findall(path.read_text())) if path.exists() else set()
     for model in (home.root / "models").glob("*/*"):
         if model.name in found and (model / LINEAGE).exists():
             found |= set(DIGEST.findall((model / LINEAGE).read_text()))
-    for version in (home.root / "offline").glob("*/[0-9]*.json"):
-        found |= set(DIGEST.findall(version.read_text()))
     return found
 
 

@@ -49,20 +49,6 @@ def materialise_online(
     return Materialised(online, s.record)
 
 
-@task(requests=DATA, retries=2, timeout=timedelta(minutes=30))
-def materialise_as_of(
-    state: State, use_case: str, views: list[Table], as_of: datetime
-) -> Materialised:
-    """Fill the online store as of the last tick at or before ``as_of``: what a schedule does.
-
-    Raises:
-        SkewError: what is read online differs from the offline rows.
-    """
-    with step("materialise") as s:
-        online = fill(state.home(), use_case, views, as_of, s)
-    return Materialised(online, s.record)
-
-
 def fill(
     home: Home, use_case: str, views: list[Table], until: datetime, log: StepLog
 ) -> Materialisation:

@@ -64,6 +64,11 @@ class Parity:
         """``rows``, ``values`` or ``mismatches`` of all views and readers."""
         return sum(getattr(view, what) for view in self.views)
 
+    @property
+    def document(self) -> bytes:
+        """The report, as it is written."""
+        return json.dumps(asdict(self), indent=2).encode()
+
     def describe(self) -> str:
         """In words, for a step's line."""
         return (
@@ -96,7 +101,7 @@ def check_parity(home: Home, use_case: UseCase, tables: list[Table]) -> Parity:
         examples=examples[:EXAMPLES],
     )  # fmt: skip
     path = home.path("reports", "parity", use_case.name, f"{tick:%Y-%m-%dT%H%MZ}.json")
-    write_atomically(path, json.dumps(asdict(parity), indent=2).encode())
+    write_atomically(path, parity.document)
     if parity.total("mismatches"):
         raise SkewError(
             f"use case {use_case.name!r} as of {parity.tick}, {parity.describe()}, for example "

@@ -1,8 +1,9 @@
-"""Release: a server process proves that it answers as the model did offline; then it is signed.
+"""Release: what is stored online equals what is stored offline, a server process proves that it
+answers as the model did offline; then it is signed, with the figures of both.
 
-The order of writing makes a kill harmless: manifest, signed statement, ledger entry. A rerun
-finds the statement and only completes what is missing after it. What servers load changes with
-the promotion that follows (``tasks.registry``), and nowhere else.
+The order of writing makes a kill harmless: manifest, report, signed statement, ledger entry. A
+rerun finds the statement and only completes what is missing after it. What servers load changes
+with the promotion that follows (``tasks.registry``), and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,19 +14,27 @@ from datetime import datetime, timedelta, timezone
 from html import escape
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flytekit import Deck, task
 
 from feature_repo.contract import UseCase
 from feature_repo.errors import PromotionError
-from feature_repo.home import Home, crd_path, model_storage, server_image, write_atomically
+from feature_repo.home import (
+    Home,
+    crd_path,
+    file_digest,
+    model_storage,
+    server_image,
+    write_atomically,
+)
 from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from feature_repo.store import materialise
 from feature_repo.tables import Table
 from serving import ledger
 from serving.certificate import (
+    PARITY_REPORT,
     RELEASE_TYPE,
     Certificate,
     clear,
@@ -40,7 +49,7 @@ from serving.online import OnlineStore
 from serving.statements import Statement, write_statement
 from tasks.ledger import append, own_trust
 from tasks.materialise import last_busy_tick
-from tasks.parity import check_parity
+from tasks.parity import Parity, check_parity
 from tasks.probe import Probed, probe, sample_requests
 from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
 from tasks.steps import StepLog, step
@@ -107,14 +116,14 @@ def release(
         with home.lock(f"release-{use_case}"):
             # Another run may have filled the store since; the lock keeps it as it is from here.
             materialise(home, declared, views, last_busy_tick(training_set))
-            log.say(check_parity(home, declared, views).describe())
-            made = release_model(home, declared, Path(model_dir), training_set, probes, log)
+            made = release_model(home, declared, Path(model_dir), views, training_set, probes, log)
     return Released(made, log.record)
 
 
 def release_model(
-    home: Home, use_case: UseCase, model_dir: Path, training_set: Table, probes: int, log: StepLog
-) -> Release:
+    home: Home, use_case: UseCase, model_dir: Path, views: list[Table], training_set: Table,
+    probes: int, log: StepLog,
+) -> Release:  # fmt: skip
     """Release a certified model once, under the home's release lock; see ``release``.
 
     Raises:
@@ -131,13 +140,15 @@ def release_model(
     statement = release_statement(home, use_case.name, certificate.subject, trust)
     already = statement is not None
     if statement is None:
+        parity = check_parity(home, use_case, views)
+        log.say(parity.describe())
         probed = _prove(home, use_case, model_dir, training_set, probes, certificate, log)
         _manifest(home, use_case, certificate, log)
-        statement = _sign(home, use_case, certificate, probed)
+        statement = _sign(home, use_case, certificate, parity, probed)
     else:
         log.say(f"already released at {statement.predicate['released_at']}")
-    _tell(home, use_case, certificate)
     said = statement.predicate
+    _tell(home, use_case, certificate, said.get("parity"))
     return Release(
         subject=certificate.subject,
         manifest=str(_manifest_path(home, use_case, certificate)),
@@ -183,14 +194,19 @@ def _manifest(home: Home, use_case: UseCase, certificate: Certificate, log: Step
 
 
 def _sign(
-    home: Home, use_case: UseCase, certificate: Certificate, probed: Sequence[Probed]
-) -> Statement:
+    home: Home, use_case: UseCase, certificate: Certificate, parity: Parity,
+    probed: Sequence[Probed],
+) -> Statement:  # fmt: skip
     path = release_path(home, use_case.name, certificate.subject)
+    report = path.with_name(PARITY_REPORT)
+    write_atomically(report, parity.document)
+    figures = {what: parity.total(what) for what in ("rows", "values", "mismatches")}
     predicate = {
         "use_case": use_case.name,
         "subject": certificate.subject,
         "certificate": certificate.id,
         "released_at": datetime.now(timezone.utc).isoformat(),
+        "parity": {"tick": parity.tick, **figures, "report": file_digest(report)},
         "probes": len(probed),
         "max_difference": max(p.difference for p in probed),
         "prediction_id": probed[0].prediction_id,
@@ -203,7 +219,9 @@ def _sign(
     return written
 
 
-def _tell(home: Home, use_case: UseCase, certificate: Certificate) -> None:
+def _tell(
+    home: Home, use_case: UseCase, certificate: Certificate, parity: dict[str, Any] | None
+) -> None:
     """The ledger's entry, once a model: a renewed certificate is no new release."""
     told = any(
         e["kind"] == "release" and e["subject"] == certificate.subject for e in ledger.entries(home)
@@ -211,7 +229,10 @@ def _tell(home: Home, use_case: UseCase, certificate: Certificate) -> None:
     if told:
         return
     version = str(certificate.predicate.get("version") or "")
-    facts = {"use_case": use_case.name, "version": version, "certificate": certificate.id}
+    facts = {
+        "use_case": use_case.name, "version": version, "certificate": certificate.id,
+        "parity": parity,
+    }  # fmt: skip
     append(home, "release", certificate.subject, facts)
 
 

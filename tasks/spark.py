@@ -15,7 +15,7 @@ from feature_repo.tables import Table
 from tasks.cache import code_cache
 from tasks.resources import DATA
 from tasks.steps import step
-from tasks.training_set import FEATURE_CODE, LIBRARIES, Features
+from tasks.training_set import FEATURE_CODE, LIBRARIES, Features, last_read
 from tasks.types import State
 
 
@@ -49,11 +49,12 @@ def build_features_on_spark(
     from feature_repo.spark import build_views_on_spark
 
     home, declared = state.home(), get_use_case(use_case)
+    until = last_read(declared, as_of)
     spark = current_context().spark_session
     with step("features") as s:
         version = update(
-            home, declared, tables, until=as_of, quarantine=quarantine, rows_read=rows_read,
-            build=lambda: build_views_on_spark(spark, home, declared, tables, as_of),
+            home, declared, tables, until=until, quarantine=quarantine, rows_read=rows_read,
+            build=lambda: build_views_on_spark(spark, home, declared, tables, until),
         )  # fmt: skip
         views = version.built.views
         s.say(f"{len(declared.features)} features in {len(views)} views, {version.summary}")

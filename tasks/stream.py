@@ -22,6 +22,8 @@ def advance_features(state: State, use_case: str, as_of: datetime) -> Step:
     """Take in the messages that came, and bring views and online store to the tick that a request
     made at ``as_of`` reads: a later one would refuse it.
 
+    After a version that was made from the source, all messages of the inbox are taken in again.
+
     Raises:
         SkewError: what is read online differs from the offline rows.
         StateError: there is no version of the features yet, or a store cannot be used.
@@ -31,6 +33,8 @@ def advance_features(state: State, use_case: str, as_of: datetime) -> Step:
         for service in (declared, *living_services(home, declared)):
             made = advance(home, service, as_of - service.lag)
             s.say(f"{service.service}: {made.messages:,} messages, {made.version.summary}")
+            for reason in made.refused:
+                s.say(f"{service.service}: a message is set aside: {reason}")
             s.say(check_parity(home, service, made.version.built.views).describe())
     return s.record
 

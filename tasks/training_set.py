@@ -13,6 +13,7 @@ from feature_repo.confirm import FeastCheck
 from feature_repo.errors import SkewError, TrainingError
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
+from feature_repo.ticks import tick_of
 from tasks.cache import code_cache
 from tasks.resources import DATA
 from tasks.services import living_services
@@ -22,6 +23,7 @@ from tasks.types import SplitRows, State, Step
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from feature_repo.contract import UseCase
 
 FEATURE_CODE = (
     "feature_repo.contract",
@@ -87,24 +89,33 @@ def build_features(
         tables: clean raw tables.
         quarantine: rows that broke their contract; kept with the version.
         rows_read: rows in the raw files; kept with the version.
-        as_of: compute the ticks up to this instant; without it, as far as the data reach.
+        as_of: compute the ticks up to the one that a request made at this instant reads; without
+            it, as far as the data reach.
     """
     from feature_repo.offline import update
 
     declared = get_use_case(use_case)
     with step("features") as s:
+        home, until = state.home(), last_read(declared, as_of)
         version = update(
-            state.home(), declared, tables, until=as_of, quarantine=quarantine, rows_read=rows_read
+            home, declared, tables, until=until, quarantine=quarantine, rows_read=rows_read
         )
         views = version.built.views
         # Models of older declarations are served too; what they need is no output of this task.
-        for older in living_services(state.home(), declared):
+        for older in living_services(home, declared):
+            until = last_read(older, as_of)
             kept = update(
-                state.home(), older, tables, until=as_of, quarantine=quarantine, rows_read=rows_read
+                home, older, tables, until=until, quarantine=quarantine, rows_read=rows_read
             )
             s.say(f"{older.service}, which an older model needs: {kept.summary}")
         s.say(f"{len(declared.features)} features in {len(views)} views, {version.summary}")
     return Features(views, s.record)
+
+
+def last_read(use_case: UseCase, as_of: datetime | None) -> datetime | None:
+    """The tick that a request made at ``as_of`` (aware) reads. A later one would hold facts that
+    are still on their way, and the server refuses to answer from it."""
+    return as_of and tick_of(as_of, tick=use_case.tick, lag=use_case.lag)
 
 
 @task(

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import tarfile
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
 from flyteidl.core import types_pb2
 from google.protobuf.json_format import MessageToDict
 
+from feature_repo.registry import get_use_case
+
 ROOT = Path(__file__).parent.parent
+FLIGHTS = get_use_case("flights")
 KINDS = {"_1.pb": task_pb2.TaskSpec, "_2.pb": workflow_pb2.WorkflowSpec}
 KINDS["_3.pb"] = launch_plan_pb2.LaunchPlan
 
@@ -167,15 +172,32 @@ def test_lifecycle_picks_the_launcher_by_a_condition(package: dict[str, Any]) ->
 
 
 def test_schedules_and_notifications(package: dict[str, Any]) -> None:
-    """Features every night, training every week; the kick-off time is an input of both, and the
-    source one that a launch may set."""
+    """Features every night, the stream's step when requests begin to read a tick, training every
+    week; the kick-off time is an input of each, and the source one that a launch may set."""
     nightly = named(package, launch_plan_pb2.LaunchPlan, "nightly_flights_features").spec
     assert nightly.entity_metadata.schedule.cron_schedule.schedule == "0 3 * * *"
     assert nightly.entity_metadata.schedule.kickoff_time_input_arg == "kickoff_time"
     workflow = named(package, workflow_pb2.WorkflowSpec, "refresh_flights_features").template
-    (online,) = [n for n in workflow.nodes if n.task_node.reference_id.name.endswith("as_of")]
-    bound = {b.var: b.binding.promise for b in online.inputs}
-    assert bound["as_of"].var == "kickoff_time"
+    steps = {n.task_node.reference_id.name.rpartition(".")[2]: n for n in workflow.nodes}
+    order = ("build_features", "advance_features", "forget_versions", "check_freshness")
+    for before, after in pairwise(order):
+        assert steps[before].id in steps[after].upstream_node_ids, (before, after)
+    for name in ("build_features", "advance_features", "check_freshness"):
+        bound = {b.var: b.binding.promise for b in steps[name].inputs}
+        assert bound["as_of"].var == "kickoff_time"
+    stream = named(package, launch_plan_pb2.LaunchPlan, "quarter_hourly_flights_features").spec
+    minutes = FLIGHTS.lag // timedelta(minutes=1), FLIGHTS.tick // timedelta(minutes=1)
+    told = ",".join(map(str, range(minutes[0], 60, minutes[1])))
+    assert stream.entity_metadata.schedule.cron_schedule.schedule == f"{told} * * * *"
+    assert stream.entity_metadata.schedule.kickoff_time_input_arg == "kickoff_time"
+    assert [n.email.recipients_email for n in stream.entity_metadata.notifications]
+    workflow = named(package, workflow_pb2.WorkflowSpec, "stream_flights_features").template
+    (step,) = [n for n in workflow.nodes if "advance" in n.task_node.reference_id.name]
+    assert {b.var: b.binding.promise.var for b in step.inputs}["as_of"] == "kickoff_time"
+    cards = named(package, launch_plan_pb2.LaunchPlan, "nightly_flights_cards").spec
+    assert cards.workflow_id.name == "workflows.features.cards"
+    assert cards.entity_metadata.schedule.cron_schedule.schedule == "0 4 * * *"
+    assert cards.fixed_inputs.literals["use_case"].scalar.primitive.string_value == "flights"
     weekly = named(package, launch_plan_pb2.LaunchPlan, "weekly_flights_training").spec
     schedule = weekly.entity_metadata.schedule
     assert schedule.cron_schedule.schedule == "0 5 * * 1"

@@ -63,7 +63,9 @@ def versions(use_case: str) -> str:
 
 @workflow
 def prune(use_case: str) -> str:
-    """Forget the versions that are older than the use case's retention, but never the newest.
+    """Forget versions: of those that are older than a day one a day is kept, up to the use case's
+    retention, and always the newest and what models were trained on; and the stream's messages that
+    are older than that and that the source has taken over. Every nightly run does it.
 
     Args:
         use_case: for example flights.

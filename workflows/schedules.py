@@ -1,20 +1,21 @@
-"""Schedules: features every night, what was streamed since every 15 minutes, training every week;
-each as of its kick-off time."""
+"""Schedules: features and their cards every night, what was streamed since every 15 minutes,
+training every week; each as of its kick-off time."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase, task, workflow
 
+from tasks.feature_versions import forget_versions
 from tasks.flights import ingest_flights
 from tasks.freshness import check_freshness
 from tasks.ingest import fingerprint
-from tasks.materialise import materialise_as_of
 from tasks.resources import SMALL
 from tasks.state import open_state
 from tasks.stream import advance_features
 from tasks.training_set import build_features
 from tasks.types import DEFAULT_CONFIG, TrainingConfig
+from workflows.features import cards
 from workflows.flights import flights
 from workflows.lifecycle import Flown
 
@@ -80,14 +81,14 @@ def retrain_flights(
 
 @workflow
 def refresh_flights_features(kickoff_time: datetime, source: str) -> None:
-    """Ingest what is new, compute the feature views, fill the online store as of the kick-off, and
-    hold the source to its freshness promises; training finds the views in the cache.
+    """Ingest what is new, compute the feature views from it, take in what was streamed, fill the
+    online store, forget old versions and messages, and hold the source to its freshness promises.
 
-    Freshness comes last: a broken promise fails the execution, which mails the owners, but the
-    store has by then been filled with what there is.
+    What was streamed outranks the files, and comes in before the store is filled. Freshness comes
+    last: a broken promise fails the execution, which mails the owners, but by then all is done.
 
     Args:
-        kickoff_time: set by the schedule; the server then answers from its tick on.
+        kickoff_time: set by the schedule; the server answers requests that are made from then on.
         source: a folder that is kept up to date, with the contract of the flights tables.
     """
     opened = open_state(use_case="flights")
@@ -102,13 +103,12 @@ def refresh_flights_features(kickoff_time: datetime, source: str) -> None:
         rows_read=data.rows_read,
         as_of=kickoff_time,
     )
-    online = materialise_as_of(
-        state=opened.state, use_case="flights", views=features.views, as_of=kickoff_time
-    )
+    online = advance_features(state=opened.state, use_case="flights", as_of=kickoff_time)
+    pruned = forget_versions(use_case="flights")
     fresh = check_freshness(
         state=opened.state, use_case="flights", tables=data.tables, as_of=kickoff_time
     )
-    online >> fresh
+    features.step >> online >> pruned >> fresh.step
 
 
 @workflow
@@ -132,6 +132,15 @@ nightly_features = LaunchPlan.get_or_create(
     name="nightly_flights_features",
     schedule=CronSchedule(schedule="0 3 * * *", kickoff_time_input_arg="kickoff_time"),
     default_inputs={"source": SOURCE},
+    notifications=[Email(phases=FAILED, recipients_email=OWNERS)],
+)
+
+# A broken promise fails the night's run, and is to be seen in the cards all the same.
+nightly_cards = LaunchPlan.get_or_create(
+    workflow=cards,
+    name="nightly_flights_cards",
+    schedule=CronSchedule(schedule="0 4 * * *"),
+    fixed_inputs={"use_case": "flights"},
     notifications=[Email(phases=FAILED, recipients_email=OWNERS)],
 )
 

