@@ -35,6 +35,7 @@ FEATURE_CODE = (
     "feature_repo.schemas",
     "feature_repo.sql",
     "feature_repo.tables",
+    "feature_repo.ticks",
     "feature_repo.training_sql",
     "feature_repo.update",
     "feature_repo.zones",
