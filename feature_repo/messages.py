@@ -184,8 +184,10 @@ def _contract(use_case: UseCase, table: str, rows: list[Row]) -> Broken:
     part = schema.select_columns(shared)
     # A stored table may lack a column that a rule over several of them needs.
     part.checks = [rule for rule in part.checks if {*rule_columns(rule, schema)} <= {*shared}]
-    found = broken_checks(frame, part, table)
-    yield from zip(found["row"] - 1, found["reason"], strict=True)
+    # A value that is of no type at all keeps Pandera from the other rules of its column.
+    while len(found := broken_checks(frame, part, table)):
+        yield from zip(found["row"] - 1, found["reason"], strict=True)
+        frame = frame[~frame.index.isin(found["row"] - 1)]
 
 
 def _events(

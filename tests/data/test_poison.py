@@ -31,6 +31,8 @@ from feature_repo.contract import FeatureSpec
 from feature_repo.errors import SourceError
 from feature_repo.home import Home
 from feature_repo.inbox import Inbox
+from feature_repo.messages import Message, faults
+from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, receive
 from feature_repo.tables import write_raw
 
@@ -105,6 +107,41 @@ def test_a_bad_message_is_set_aside_with_its_reason(home: Home) -> None:
         assert set(inbox.refused()) == set(received.refused)
     assert advance(home, WEATHER, START + 2 * HOUR).messages == 2
     assert served(home) == 76.0
+
+
+def test_flights_are_held_to_their_contract_logs_and_features() -> None:
+    """Each by itself, whatever else comes with it; a text stands for a number in the files."""
+    flights = get_use_case("flights")
+    instants = {name: pa.timestamp("us", "UTC") for name in ("departure", "arrival")}
+    schema = pa.schema(
+        {name: pa.string() for name in ("carrier", "flight", "tailnum", "origin", "dest", "date")}
+        | {name: pa.float64() for name in ("distance", "dep_delay", "arr_delay")}
+        | {f"scheduled_{name}": kind for name, kind in instants.items()}
+    )
+    good: dict[str, Any] = {
+        "carrier": "B6", "flight": "1172", "tailnum": None, "origin": "EWR", "dest": "BOS",
+        "date": "2013-06-30", "distance": 200.0, "scheduled_departure": START,
+        "scheduled_arrival": START + HOUR, "dep_delay": 5.0, "arr_delay": None,
+    }  # fmt: skip
+    cases: dict[str, dict[str, Any]] = {
+        "": {},
+        "flight = 12a breaks dtype": {"flight": "12a"},
+        "flight = 0 breaks": {"flight": "0"},
+        "'pending': its events have a scheduled outside": {
+            "dep_delay": None, "scheduled_departure": START.replace(year=2150),
+        },
+        "'arrivals': its events have no event_timestamp": {
+            "arr_delay": 3.0, "scheduled_arrival": None,
+        },
+        "'arrivals': its events become known only after": {"arr_delay": 90.0},
+    }  # fmt: skip
+    told = [
+        Message(table="flights", row=good | odd, reported_at=START + HOUR) for odd in cases.values()
+    ]
+    found = faults(flights, {"flights": schema}, told, START + 2 * HOUR)
+    assert found[0] == ""
+    for part, reason in zip(list(cases)[1:], found[1:], strict=True):
+        assert part in reason
 
 
 # A bound that no rule of a message knows: three observations of a station in three hours.
