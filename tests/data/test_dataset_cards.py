@@ -126,7 +126,7 @@ def test_the_workflow_tells_every_version(
     shown = pictures_of_deck("table-weather")  # the Deck has a tab for each card
     assert len(shown) == sum(len(PNG.findall(p.read_text())) for p in index.parent.iterdir()) > 3
     assert all(picture.startswith(b"\x89PNG") for picture in shown)
-    assert "<strong>Version</strong> 2, as of 2013-12-31 19:45 UTC" in page
+    assert "<strong>Version</strong> 2, as of 2013-12-31 00:00 UTC" in page
     assert "Rows set aside by the ingestion of version 2: 1." in page
     now = stored_now(home, use_case)
     assert [v.quarantined for v in now.versions["weather"]] == [2, 1]
