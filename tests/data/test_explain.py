@@ -169,7 +169,7 @@ def test_the_workflow_explains_from_the_newest_version(
     with pytest.raises(RequestError, match="-1 events cannot be shown"):
         explain_features(use_case="weather", keys="origin=JFK", at=NOON, newest=-1)
     late = datetime(2014, 1, 5, tzinfo=timezone.utc)
-    with pytest.raises(StateError, match="hold up to 2013-12-31T19:45:00Z"):
+    with pytest.raises(StateError, match="hold up to 2013-12-31T00:00:00Z"):
         explain_features(use_case="weather", keys="origin=JFK", at=late, newest=1)
     monkeypatch.setenv("AIRWORTHY_HOME", str(versioned.root / "empty"))
     with pytest.raises(StateError, match="no version of the features"):
