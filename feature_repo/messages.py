@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import EventLog, RawTable, UseCase
 from feature_repo.errors import SourceError
 from feature_repo.events import event_rules
-from feature_repo.sql import DECIMAL, to_duckdb
+from feature_repo.sql import DECIMAL
 from feature_repo.tables import connect
 from feature_repo.zones import mapped_table, with_column
 
@@ -210,7 +210,7 @@ def _events(
             cases = " ".join(f"when {test} then {i}" for i, (test, _) in enumerate(tests))
             found = session.execute(
                 f"select message, case {cases} end as broken from "
-                f"({_numbered(log.sql)}) where broken is not null"
+                f"({with_column(log.sql, 'message')}) where broken is not null"
             ).fetchall()
             for place, broken in found:
                 yield place, f"event log {log.name!r}: its events {tests[broken][1]}"
@@ -229,12 +229,6 @@ def _values(use_case: UseCase, log: EventLog) -> Iterator[tuple[str, str]]:
             term = " * ".join(f'"{name}"' for name in (spec.value, spec.weight) if name)
             rule = f"{term} is not null and try_cast({term} as {DECIMAL}) is null"
             yield rule, f"have a {spec.value} that is too large for the sums of {spec.name!r}"
-
-
-@cache
-def _numbered(sql: str) -> str:
-    """A log's SELECT, in DuckDB's dialect, with the place of the message that each row is of."""
-    return with_column(to_duckdb(sql), "message")
 
 
 def data_faults() -> tuple[type[Exception], ...]:
