@@ -26,7 +26,9 @@ from feature_repo.tables import Table, table_files
 from feature_repo.update import rebuilt, update_views
 from feature_repo.zones import Zone, Zones
 
-CODE = ("contract", "corrections", "engine", "schemas", "sql", "tables", "update", "zones")
+CODE = (
+    "contract", "corrections", "dialect", "engine", "schemas", "sql", "tables", "update", "zones",
+)  # fmt: skip
 ALL_KEPT = timedelta(days=1)  # for so long no version is forgotten
 
 
