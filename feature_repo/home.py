@@ -21,9 +21,13 @@ from feature_repo.errors import StateError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Home:
-    """The folder that holds tables, stores, models, ledger and reports of one installation."""
+    """The folder that holds tables, stores, models, ledger and reports of one installation.
+
+    ``online``: a folder for online rows in the place of what ``online_store`` says.
+    """
 
     root: Path
+    online: str = ""
 
     @property
     def id(self) -> str:
@@ -85,7 +89,7 @@ def tracking_uri(home: Home) -> str:
 
 def online_store(home: Home) -> str:
     """Where online rows are: ``$AIRWORTHY_ONLINE_STORE`` (a Redis URL), else the home's folder."""
-    return os.environ.get("AIRWORTHY_ONLINE_STORE") or str(home.root / "online")
+    return home.online or os.environ.get("AIRWORTHY_ONLINE_STORE") or str(home.root / "online")
 
 
 def signing_key_path() -> Path | None:

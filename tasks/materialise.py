@@ -9,6 +9,8 @@ from flytekit import task
 
 from feature_repo.contract import UseCase
 from feature_repo.offline import head
+from feature_repo.online_rows import rows_of
+from feature_repo.packed import STATE, unpack_state
 from feature_repo.registry import get_use_case
 from feature_repo.store import Materialisation
 from feature_repo.tables import Table
@@ -36,7 +38,8 @@ def materialise_online(
     state: State, use_case: str, views: list[Table], training_set: Table, passed: bool
 ) -> Materialised:
     """Fill the online store as of the last tick of the test part with at least twenty requests,
-    so that history can be asked and compared; online must equal offline.
+    so that history can be asked and compared; online must equal offline. A store that is of a
+    later tick stays: live requests are answered from it.
 
     A run whose model was refused leaves the store to the champion, which answers from it.
     """
@@ -52,7 +55,8 @@ def materialise_online(
 def fill(
     home: Home, use_case: str, views: list[Table], until: datetime, log: StepLog
 ) -> Materialisation:
-    """Write each entity's last row as of one tick, and compare what is read with what is stored.
+    """Write each entity's last row as of one tick, and compare what is read with what is stored;
+    never back in time.
 
     A release compares a server with this store, so none is under way meanwhile.
     """
@@ -72,6 +76,11 @@ def _fill(
 ) -> Materialisation:
     from feature_repo.store import materialise
 
+    held = held_tick(home, use_case)
+    if held is not None and held > until:
+        log.say(f"the store is as of {held:%Y-%m-%d %H:%M}Z already, and stays")
+        where = rows_of(home, use_case).name
+        return Materialisation(tick=held.isoformat(), rows=0, written=0, deleted=0, store=where)
     online = materialise(home, use_case, views, until)
     log.say(
         f"{online.rows:,} entity rows as of {online.tick}, {online.written:,} of them "
@@ -79,6 +88,14 @@ def _fill(
     )
     log.say(check_parity(home, use_case, views).describe())
     return online
+
+
+def held_tick(home: Home, use_case: UseCase) -> datetime | None:
+    """The tick that the online store is as of; None where there is no store yet."""
+    store = rows_of(home, use_case)
+    (state,) = store.get([STATE])
+    store.close()
+    return unpack_state(state).tick if state else None
 
 
 def last_busy_tick(training_set: Table) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.errors import SkewError, StateError
+from feature_repo.home import online_store
 from feature_repo.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -119,8 +121,9 @@ def server(home: Home, use_case: str, model_dir: Path, development: bool) -> Ite
     ]  # fmt: skip
     if development:
         command.append("--allow-development-key")
+    environment = os.environ | {"AIRWORTHY_ONLINE_STORE": online_store(home)}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             _wait_ready(process, port, log)
             yield port

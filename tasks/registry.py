@@ -206,6 +206,13 @@ def _cleared(
         raise PromotionError(
             f"{name} was refused by the gate and is never promoted; train a model that passes"
         )
+    if any(
+        e["kind"] == "retirement" and e["subject"] == found.tags[SUBJECT]
+        for e in ledger.entries(home)
+    ):
+        raise PromotionError(
+            f"{name} is retired, and the features that it reads may be gone; train a new model"
+        )
     directory = home.root / "models" / use_case / found.tags[SUBJECT]
     trust, now = own_trust(home), datetime.now(timezone.utc)
     try:

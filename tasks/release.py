@@ -8,12 +8,14 @@ with the promotion that follows (``tasks.registry``), and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from html import escape
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from flytekit import Deck, task
@@ -48,7 +50,7 @@ from serving.manifest_rules import validate
 from serving.online import OnlineStore
 from serving.statements import Statement, write_statement
 from tasks.ledger import append, own_trust
-from tasks.materialise import last_busy_tick
+from tasks.materialise import held_tick, last_busy_tick
 from tasks.parity import Parity, check_parity
 from tasks.probe import Probed, probe, sample_requests
 from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
@@ -100,7 +102,7 @@ def release(
     """Start the model's server, compare its answers with offline predictions, sign the release.
 
     A model that the gate refused is not released, and the pipeline goes on to say so. Repeating
-    the step for a released model starts no server and changes nothing.
+    the step for a released model starts no server and signs nothing anew.
 
     Raises:
         SkewError: a served answer differs from the offline one, or an online row does.
@@ -114,10 +116,33 @@ def release(
             return Released(refused, log.record)
         home, declared = state.home(), get_use_case(use_case)
         with home.lock(f"release-{use_case}"):
-            # Another run may have filled the store since; the lock keeps it as it is from here.
-            materialise(home, declared, views, last_busy_tick(training_set))
-            made = release_model(home, declared, Path(model_dir), views, training_set, probes, log)
+            tick = last_busy_tick(training_set)
+            with store_to_ask(home, declared, views, tick) as place:
+                made = release_model(
+                    place, declared, Path(model_dir), views, training_set, probes, log
+                )
     return Released(made, log.record)
+
+
+@contextmanager
+def store_to_ask(
+    home: Home, use_case: UseCase, views: list[Table], tick: datetime
+) -> Iterator[Home]:
+    """The home with its online store as of ``tick``, under the release lock.
+
+    Live requests are answered from a store that is of a later tick: it stays as it is, and the
+    home comes with a store of its own, which is gone at the end of the block.
+    """
+    held = held_tick(home, use_case)
+    if held is None or held <= tick:
+        # Another run may have filled the store since; the lock keeps it as it is from here.
+        materialise(home, use_case, views, tick)
+        yield home
+        return
+    with TemporaryDirectory(prefix="airworthy-release-") as folder:
+        place = replace(home, online=folder)
+        materialise(place, use_case, views, tick)
+        yield place
 
 
 def release_model(

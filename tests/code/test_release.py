@@ -23,7 +23,7 @@ from feature_repo.errors import CertificateError, PromotionError, SkewError, Sta
 from feature_repo.home import Home, digest_of, file_digest, folder_digests
 from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
-from feature_repo.store import pack_rows
+from feature_repo.store import materialise, pack_rows
 from feature_repo.tables import Table, named, read_table, write_table
 from serving import certificate, dsse, ledger
 from serving.predictions import find
@@ -31,8 +31,8 @@ from serving.releases import read_current
 from serving.statements import read_statement
 from tasks.audit import released
 from tasks.ledger import own_trust
-from tasks.materialise import last_busy_tick
-from tasks.release import Release, Released, release, release_model
+from tasks.materialise import fill, held_tick, last_busy_tick
+from tasks.release import Release, Released, release, release_model, store_to_ask
 from tasks.steps import StepLog
 from tasks.types import State
 
@@ -155,6 +155,22 @@ def test_a_release_is_probed_signed_and_done_once(ready: Ready) -> None:
     assert healed.already
     entries = [e for e in ledger.entries(ready.home) if e["kind"] == "release"]
     assert [e["subject"] for e in entries] == [made.subject]
+
+
+def test_a_store_of_a_later_tick_goes_on_answering(
+    ready: Ready, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that is trained on the past is proved on a store of its own."""
+    home, now = ready.home, TICK + timedelta(days=30)
+    materialise(home, FLIGHTS, views(home, now), now)
+    kept = fill(home, "flights", ready.views, TICK, StepLog("materialise"))
+    assert kept.tick == now.isoformat()
+    assert "already, and stays" in capsys.readouterr().err
+    with store_to_ask(home, FLIGHTS, ready.views, TICK) as place:
+        made = replace(ready, home=place).release()
+    assert (made.released, made.probes) == (True, 3)
+    assert find(home, made.prediction_id) is not None
+    assert held_tick(home, FLIGHTS) == now
 
 
 def test_one_planted_value_in_the_online_store_refuses_the_release(ready: Ready) -> None:

@@ -18,6 +18,7 @@ from feature_repo.services import older_services
 from serving import ledger
 from serving.releases import read_current
 from tasks.ledger import own_trust
+from tasks.registry import promote_version
 from tasks.services import living_services, needed_by, remove, retire
 
 
@@ -53,6 +54,8 @@ def test_a_service_is_removed_once_its_last_model_is_retired(home: Home, newer: 
                 retire(home, "weather", version, "too old")
         else:
             assert "is retired" in retire(home, "weather", version, "too old")
+            with pytest.raises(PromotionError, match=f"{version} is retired"):
+                promote_version(home, "weather", version)
     assert needed_by(home, "weather") == {case.service: [champion]}
     ledger.verify(home, own_trust(home))
 

@@ -12,8 +12,11 @@ from pipeline import Place, Twins, check_sound, damaged, flight, kill_group, reg
 
 from feature_repo.packed import STATE
 
-SHORT_FORM = ("[train] epoch 1", "[register]")
-LONG_FORM = ("[ingest]", "[train] epoch 1", "[evaluate]", "[certify]", "[release]")
+SHORT_FORM = ("[train] epoch 1", "[release] online")
+LONG_FORM = (
+    "[ingest] started", "[train] epoch 1", "[certify] started", "[release] online",
+    "[promote] started",
+)  # fmt: skip
 
 
 def killed_at(place: Place, moment: str) -> bool:
