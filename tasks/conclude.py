@@ -7,9 +7,12 @@ from datetime import timedelta
 
 from flytekit import Deck, task
 
+from feature_repo.errors import StateError
+from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
 from serving.artifact import CERTIFICATE
+from serving.releases import read_current
 from tasks.cache import source_version
 from tasks.folders import open_folder
 from tasks.ledger import append
@@ -88,6 +91,7 @@ def conclude(
             "version": certified.version,
             "path": certified.model_dir,
             "released": released.released,
+            "served": _served(home, use_case),
         },
         "prediction_id": released.prediction_id,
         "card": f"{certified.model_dir}/card.html",
@@ -100,6 +104,14 @@ def conclude(
     print(text, flush=True)
     Deck("Summary", f"<pre>{text}</pre>")
     return str(path)
+
+
+def _served(home: Home, use_case: str) -> str:
+    """The version that a server would load now; nothing before the first promotion."""
+    try:
+        return read_current(home, use_case)[1]
+    except StateError:
+        return ""
 
 
 def _json(verdict: Verdict) -> dict[str, object]:

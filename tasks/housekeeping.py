@@ -45,7 +45,7 @@ def clean(home: Home, grace: timedelta, *, remove: bool) -> str:
     with home.lock("certify"):
         needed = needed_digests(home)
         before = time.time() - grace.total_seconds()
-        old = [p for p in unneeded(home, needed) if p.lstat().st_mtime < before]
+        old = [p for p in unneeded(home, needed) if _written(p) < before]
         sizes = {path: _size(path) for path in old}
         stale = any(map(_may_be_cached, old))
         if remove and stale:  # first: killed in between, no cached step names what is gone
@@ -105,6 +105,15 @@ def unneeded(home: Home, needed: set[str]) -> Iterator[Path]:
 def _may_be_cached(path: Path) -> bool:
     """Whether Flyte's cache may name it as a step's output: it knows tables and folders."""
     return path.parent.name in {"tables", "folders"} and not path.name.startswith(".")
+
+
+def _written(path: Path) -> float:
+    """When it was last written (epoch seconds); now, where a running pipeline has just put its
+    temporary file in place."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _size(path: Path) -> int:

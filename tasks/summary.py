@@ -68,7 +68,9 @@ def render(summary: dict[str, Any]) -> str:
 def _outcome(summary: dict[str, Any]) -> str:
     if not summary["gate"]["passed"]:
         return f"model {summary['model']['version']} REFUSED by the gate"
-    return f"model {summary['model']['version']} certified and released"
+    version, served = summary["model"]["version"], summary["model"]["served"]
+    done = f"model {version} certified and released"
+    return done if served == version else f"{done}, but {served} is served"
 
 
 def _metric_line(summary: dict[str, Any], name: str) -> str:
@@ -94,7 +96,7 @@ def _places(summary: dict[str, Any]) -> list[str]:
         f"ledger       {summary['ledger']}",
     ]
     if summary["model"]["released"] and summary["use_case"] == "flights":
-        places.append("serve it     make serve")
+        places.append(f"serve it     make serve (version {summary['model']['served']})")
     return places
 
 

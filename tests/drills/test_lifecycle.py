@@ -14,6 +14,7 @@ from pipeline import ROOT, Done, Flown
 
 from serving import certificate, ledger
 from tasks.ledger import own_trust
+from tasks.summary import render
 
 
 def test_summary_says_what_came_of_the_run(flown: Flown) -> None:
@@ -28,6 +29,9 @@ def test_summary_says_what_came_of_the_run(flown: Flown) -> None:
     assert all(verdict["passed"] for verdict in summary["gate"]["verdicts"])
     assert summary["model"]["version"] == "1.0.0"
     assert summary["model"]["released"]
+    assert summary["model"]["served"] == "1.0.0"
+    rolled_back = summary | {"model": summary["model"] | {"served": "0.9.0"}}
+    assert "model 1.0.0 certified and released, but 0.9.0 is served" in render(rolled_back)
     assert Path(summary["card"]).exists()
     assert Path(summary["manifest"]).exists()
     assert [step["name"] for step in summary["steps"]] == [
