@@ -103,7 +103,7 @@ def _definition(function: FunctionType, name: str) -> ast.FunctionDef | ast.Lamb
             f"{name}: the code of {function.__qualname__} cannot be read ({exc}); write it as a "
             "plain function (def) in a module"
         ) from exc
-    if isinstance(tree.body[0], ast.FunctionDef):
+    if isinstance(tree.body[0], ast.FunctionDef) and function.__name__ != "<lambda>":
         return tree.body[0]
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
     if len(found) != 1:

@@ -111,7 +111,11 @@ class PredictionLog:
 
 
 def find(home: Home, prediction_id: str) -> Prediction | None:
-    """The prediction of any use case with this id, or None."""
+    """The prediction of any use case with this id, or None.
+
+    Raises:
+        StateError: a log cannot be read, or the record is none; names the field.
+    """
     for path in sorted((home.root / "predictions").glob("*.db")):
         row = _find_in(path, prediction_id)
         if row is not None:
@@ -125,7 +129,7 @@ def since(
     """Answers of a use case given at ``start`` (aware) or later, in order of id, in chunks.
 
     Raises:
-        StateError: the log cannot be read.
+        StateError: the log cannot be read, or a record is none; names its id and the field.
     """
     path = home.root / "predictions" / f"{use_case}.db"
     if not path.exists():
@@ -174,6 +178,28 @@ def _row(prediction: Prediction) -> tuple[Any, ...]:
 
 def _prediction(row: tuple[Any, ...]) -> Prediction:
     values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
-    values.update({n: datetime.fromisoformat(values[n]) for n in _INSTANTS})
-    values.update({n: json.loads(values[n]) for n in _DOCUMENTS})
+    for name, value in values.items():
+        try:
+            values[name] = _parsed(name, value)
+        except (TypeError, ValueError) as exc:
+            raise StateError(
+                f"prediction {row[0]}: {name!r} is recorded as {value!r} ({exc}): it was changed, "
+                "or written by another program; restore the prediction log"
+            ) from exc
     return Prediction(**values)
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """A column's value as ``Prediction`` holds it."""
+    wanted = float if name == "score" else str
+    if not isinstance(value, wanted):
+        raise TypeError(f"it must be of type {wanted.__name__}")
+    if name in _INSTANTS:
+        value = datetime.fromisoformat(value)
+        if value.tzinfo is None:
+            raise ValueError("it must have a time zone")
+    elif name in _DOCUMENTS:
+        value = json.loads(value)
+        if not isinstance(value, dict):
+            raise TypeError("it must be a JSON object")
+    return value

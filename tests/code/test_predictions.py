@@ -6,14 +6,14 @@ import multiprocessing
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from feature_repo.errors import StateError
 from feature_repo.home import Home
-from serving.predictions import Prediction, PredictionLog, find, new_id
+from serving.predictions import Prediction, PredictionLog, find, new_id, since
 
 AT = datetime(2013, 11, 5, 14, 5, 0, 123456, tzinfo=timezone.utc)
 
@@ -92,3 +92,25 @@ def test_a_damaged_log_is_named(tmp_path: Path) -> None:
         PredictionLog(home, "flights")
     with pytest.raises(StateError, match=r"flights\.db"):
         find(home, "x")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("features", '{"temp": '), ("fields", "[]"), ("ages_minutes", "null"),
+        ("tick", "yesterday"), ("at", "2013-11-05T14:05:00"), ("score", "high"),
+        ("version", b"1.0.0"),
+    ],
+)  # fmt: skip
+def test_an_altered_record_is_named_with_its_field(
+    tmp_path: Path, column: str, value: str | bytes
+) -> None:
+    home, made = Home(root=tmp_path), prediction()
+    PredictionLog(home, "flights").record([made])
+    with sqlite3.connect(tmp_path / "predictions" / "flights.db") as log:
+        log.execute(f"UPDATE predictions SET {column} = ?", (value,))
+    said = rf"prediction {made.id}: '{column}' is recorded as .* restore the prediction log"
+    with pytest.raises(StateError, match=said):
+        find(home, made.id)
+    with pytest.raises(StateError, match=said):
+        list(since(home, "flights", AT - timedelta(days=1)))

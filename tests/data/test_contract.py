@@ -286,6 +286,8 @@ def test_what_a_function_closes_over_is_declared(tmp_path: Path) -> None:
     assert len({declared(tmp_path, text) for text in others}) == 3
     given = "def make(k):\n    return lambda columns, k=k: columns[k]\ndoubled = make('a')\n"
     assert declared(tmp_path, given) != declared(tmp_path, given.replace("'a'", "'b'"))
+    default = "ONE = 1\ndef doubled(columns, add=lambda x: x + ONE):\n    return add(columns)\n"
+    assert declared(tmp_path, default) != declared(tmp_path, default.replace("= 1", "= 2"))
 
 
 def test_annotations_are_no_declaration(tmp_path: Path) -> None:
