@@ -191,7 +191,7 @@ def _prediction(row: tuple[Any, ...]) -> Prediction:
 
 def _parsed(name: str, value: Any) -> Any:
     """A column's value as ``Prediction`` holds it."""
-    wanted = float if name == "score" else str
+    wanted: type = float if name == "score" else str
     if not isinstance(value, wanted):
         raise TypeError(f"it must be of type {wanted.__name__}")
     if name in _INSTANTS:

@@ -3,7 +3,7 @@
 The ledger is verified first, the certificate is verified against the trusted keys, and each
 stored object's digest is recomputed. The prediction log is neither signed nor chained: the
 certified model must give the recorded score again from the recorded inputs. What cannot be
-verified is told as such.
+verified is told as such; what is false is told too, and then the audit fails.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import Any
 
 from flytekit import task
 
-from feature_repo.errors import CertificateError, LedgerError, SkewError, StateError
+from feature_repo.errors import (
+    AirworthyError,
+    CertificateError,
+    LedgerError,
+    SkewError,
+    StateError,
+)
 from feature_repo.home import Home, file_digest, open_home
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import content_digest, table_place
@@ -23,7 +29,7 @@ from serving.artifact import read_model
 from serving.predictions import Prediction
 from serving.recompute import recompute
 from tasks.ledger import own_trust
-from tasks.probe import TOLERANCE
+from tasks.probe import agree
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 
@@ -39,34 +45,39 @@ def audit_report(prediction_id: str, model: str) -> str:
 
     Raises:
         LedgerError: the ledger was changed; names the line.
-        StateError: the prediction or the model is unknown.
+        StateError: the prediction or the model is unknown, or a stored table was changed.
+        CertificateError: the model is not the one that was certified.
         SkewError: the certified model does not give the recorded score.
     """
     return audit(open_home(), prediction_id, model)
 
 
 def audit(home: Home, prediction_id: str = "", model: str = "") -> str:
-    """The report as a text; see ``audit_report``."""
+    """The report as a text; it is printed before what is false is raised. See ``audit_report``."""
     if not prediction_id and not model:
         raise StateError(
             "nothing to audit: give --prediction_id (from an answer) or --model (a use case)"
         )
     told = ledger.verify(home, own_trust(home))
     lines = [f"ledger: {len(told)} entries, chain and signed head verified"]
+    faults: list[AirworthyError] = []
     if prediction_id:
-        lines += ["", *trace(home, prediction_id)]
+        lines += ["", *trace(home, prediction_id, faults)]
     if model:
         lines += ["", *history(home, model)]
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    if faults:
+        print(text)
+        raise type(faults[0])("; ".join(map(str, faults)))
+    return text
 
 
-def trace(home: Home, prediction_id: str) -> list[str]:
-    """Lines from the prediction to the raw files.
+def trace(home: Home, prediction_id: str, faults: list[AirworthyError]) -> list[str]:
+    """Lines from the prediction to the raw files; what is false is added to ``faults``.
 
     Raises:
-        StateError: no prediction has this id.
+        StateError: no prediction has this id, or its record is none.
         LedgerError: the ledger knows no certificate of the model that answered.
-        SkewError: the certified model gives another score to the recorded inputs.
     """
     found = predictions.find(home, prediction_id)
     if found is None:
@@ -86,16 +97,22 @@ def trace(home: Home, prediction_id: str) -> list[str]:
     if not directory.is_dir():
         return [*lines, *_from_ledger(told)]
     issued = certificate.read(directory)
-    fault = _fault(home, directory, issued, found.subject)
     score = "not recomputed, since its model is not the one that was certified"
-    if not fault:
-        score = _recomputed(directory, issued, found)
+    fault = _fault(home, directory, issued, found.subject)
+    if fault:
+        faults.append(CertificateError(f"certificate {found.certificate}: {fault}"))
+    else:
+        try:
+            score = _recomputed(directory, issued, found)
+        except (SkewError, StateError) as exc:
+            faults.append(exc)
+            score = "FAILED: not the score of the recorded inputs"
     said = f"FAILED: {fault}" if fault else _verified(home, issued)
     lines += [f"  score      {score}", f"certificate  {found.certificate}: {said}"]
     if issued.id != found.certificate:
         lines.append(f"  renewed    as {issued.id}; the ledger's entry {told['n']} names the first")
-    lines += released(home, found.use_case, found.subject)
-    return [*lines, *_made_from(home, issued.predicate)]
+    lines += released(home, found.use_case, found.subject, faults)
+    return [*lines, *_made_from(home, issued.predicate, faults)]
 
 
 def history(home: Home, model: str) -> list[str]:
@@ -170,7 +187,7 @@ def _recomputed(directory: Path, issued: certificate.Certificate, found: Predict
             "which this program does not declare; audit with the program that trained it"
         )
     again = recompute(declared, directory, issued.files, found)
-    if not abs(again - found.score) <= TOLERANCE * max(1.0, abs(again)):
+    if not agree(again, found.score):
         raise SkewError(
             f"prediction {found.id}: {found.score!r} is recorded, but the model {found.subject} "
             f"gives {again!r} to the recorded inputs; the prediction log was changed: find out by "
@@ -179,11 +196,12 @@ def _recomputed(directory: Path, issued: certificate.Certificate, found: Predict
     return "recomputed from the recorded inputs by this model: equal"
 
 
-def released(home: Home, use_case: str, subject: str) -> list[str]:
+def released(home: Home, use_case: str, subject: str, faults: list[AirworthyError]) -> list[str]:
     """The signed statement of the model's release: what was compared before it."""
     try:
         statement = certificate.release_statement(home, use_case, subject, own_trust(home))
     except CertificateError as exc:
+        faults.append(exc)
         return [f"released     FAILED: {exc}"]
     if statement is None:
         return ["released     never"]
@@ -196,19 +214,19 @@ def released(home: Home, use_case: str, subject: str) -> list[str]:
         lines += [
             f"  parity     online against offline as of {parity['tick']}: {parity['rows']:,} rows, "
             f"{parity['values']:,} values, {parity['mismatches']:,} mismatches",
-            f"  report     {parity['report']} {_kept(path, parity['report'])}",
+            f"  report     {parity['report']} {_kept(path, parity['report'], faults)}",
         ]
     return lines
 
 
-def _kept(path: Path, digest: str) -> str:
+def _kept(path: Path, digest: str, faults: list[AirworthyError]) -> str:
     """Whether a file is still there, as it was signed."""
     if not path.exists():
         return "(no longer stored)"
-    return "(stored, verified)" if file_digest(path) == digest else "(stored, but CHANGED)"
+    return _same(path, file_digest(path) == digest, faults)
 
 
-def _made_from(home: Home, predicate: dict[str, Any]) -> list[str]:
+def _made_from(home: Home, predicate: dict[str, Any], faults: list[AirworthyError]) -> list[str]:
     """Execution, training rows, quarantine and raw files of a certificate."""
     training, data = predicate["training"], predicate["data"]
     splits = ", ".join(f"{s['rows']:,} {name}" for name, s in training["splits"].items())
@@ -216,13 +234,14 @@ def _made_from(home: Home, predicate: dict[str, Any]) -> list[str]:
     return [
         f"execution    {predicate['execution']}, code {code['version']} {code['commit'][:12]}",
         f"training set {training['rows']:,} rows, of them {splits}",
-        f"  table      {training['table']} {_stored(home, training['table'])}",
+        f"  table      {training['table']} {_stored(home, training['table'], faults)}",
         *(
-            f"features     {name} {digest} {_stored(home, digest)}"
+            f"features     {name} {digest} {_stored(home, digest, faults)}"
             for name, digest in predicate["features"]["views"].items()
         ),
         *(
-            f"clean table  {name}, {t['rows']:,} rows, {t['digest']} {_stored(home, t['digest'])}"
+            f"clean table  {name}, {t['rows']:,} rows, {t['digest']} "
+            f"{_stored(home, t['digest'], faults)}"
             for name, t in data["tables"].items()
         ),
         f"quarantine   {data['quarantine']['rows']:,} rows",
@@ -240,12 +259,19 @@ def _raw_files(sources: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _stored(home: Home, digest: str) -> str:
+def _stored(home: Home, digest: str, faults: list[AirworthyError]) -> str:
     """Whether a table is still stored, as it was."""
     place = table_place(home, digest)
     if not place.exists():
         return "(no longer stored)"
-    return "(stored, verified)" if content_digest(place) == digest else "(stored, but CHANGED)"
+    return _same(place, content_digest(place) == digest, faults)
+
+
+def _same(path: Path, same: bool, faults: list[AirworthyError]) -> str:
+    if same:
+        return "(stored, verified)"
+    faults.append(StateError(f"stored {path} was changed: find out by whom, and restore it"))
+    return "(stored, but CHANGED)"
 
 
 def _from_ledger(told: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from judging_helpers import TOY, Judged, fresh_home, judged, state_release, toy_registered
 
-from feature_repo.errors import LedgerError, SkewError, StateError
+from feature_repo.errors import CertificateError, LedgerError, SkewError, StateError
 from feature_repo.home import Home, open_home
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import read_table, table_place
@@ -23,6 +23,7 @@ from serving.predictions import Prediction, PredictionLog, find
 from serving.predictor import Predictor
 from serving.service import number
 from tasks.audit import audit, audit_report
+from tasks.probe import agree
 from tasks.registry import promote_version, register_version
 from tasks.rows import labelled_rows
 
@@ -106,19 +107,35 @@ def test_a_changed_ledger_stops_the_audit(home: Home) -> None:
         audit(home, "p1")
 
 
-def test_changed_and_lost_objects_are_told(home: Home, template: tuple[Home, Judged]) -> None:
+def test_changed_objects_are_told_and_fail_the_audit(
+    home: Home, template: tuple[Home, Judged], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that was found is printed, with the history that was asked for; then comes the error."""
     run = template[1]
     stored = table_place(home, run.training_set.digest)
     stored.write_bytes(stored.read_bytes() + b"!")
-    assert "(stored, but CHANGED)" in audit(home, "p1")
-    stored.unlink()
-    assert "(no longer stored)" in audit(home, "p1")
+    with pytest.raises(StateError, match=f"stored .*{run.training_set.digest}.* was changed"):
+        audit(home, "p1", "toy")
+    told = capsys.readouterr().out
+    assert "(stored, but CHANGED)" in told
+    assert "raw file" in told
+    assert "champions of toy" in told
     model = home.root / "models" / "toy" / run.certified.subject / "model.onnx"
     model.write_bytes(b"!")
-    told = audit(home, "p1")
+    with pytest.raises(CertificateError, match=r"(?s)changed: model\.onnx.*; stored "):
+        audit(home, "p1")
+    told = capsys.readouterr().out
     assert "FAILED" in told
     assert "score      not recomputed" in told
-    shutil.rmtree(model.parent)
+    assert "(stored, but CHANGED)" in told
+
+
+def test_lost_objects_are_told(home: Home, template: tuple[Home, Judged]) -> None:
+    """They may be cleaned away."""
+    run = template[1]
+    table_place(home, run.training_set.digest).unlink()
+    assert "(no longer stored)" in audit(home, "p1")
+    shutil.rmtree(home.root / "models" / "toy" / run.certified.subject)
     text = audit(home, "p1")
     assert "the model directory is no longer stored" in text
     assert "5" * 64 in text
@@ -130,7 +147,9 @@ def alter(home: Home, column: str, value: object) -> None:
         log.execute(f"UPDATE predictions SET {column} = ? WHERE id = 'p1'", (value,))
 
 
-def test_an_altered_score_is_refused_with_both_values(home: Home) -> None:
+def test_an_altered_score_is_refused_with_both_values(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
     recorded = find(home, "p1")
     assert recorded is not None
     alter(home, "score", recorded.score + 2e-5)
@@ -139,6 +158,21 @@ def test_an_altered_score_is_refused_with_both_values(home: Home) -> None:
         audit(home, "p1")
     (again,) = re.findall(r"gives ([\d.e-]+) to the recorded inputs", str(refused.value))
     assert float(again) == pytest.approx(recorded.score, abs=1e-6)
+    assert "FAILED: not the score of the recorded inputs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (0.5, 0.500009, True), (0.5, 0.50002, False), (0.001, 0.00102, False),
+        (60.0, 60.0005, True), (60.0, 60.001, False), (0.5, float("nan"), False),
+    ],
+)  # fmt: skip
+def test_probe_and_audit_agree_on_what_is_the_same_score(
+    one: float, other: float, same: bool
+) -> None:
+    """Absolute below one, as probabilities are; relative above, as temperatures are."""
+    assert agree(one, other) is agree(other, one) is same
 
 
 @pytest.mark.parametrize(
@@ -147,6 +181,7 @@ def test_an_altered_score_is_refused_with_both_values(home: Home) -> None:
         ("features", '{"origin_delay_mean": 90.0, "origin_last_at": null}', SkewError, "p1: 0."),
         ("features", '{"origin_delay_mean": 90.0}', StateError, "'origin_last_at'"),
         ("fields", '{"origin": "JFK", "carrier": "B6", "distance": "far"}', StateError, "'far'"),
+        ("features", '{"origin_delay_mean"', StateError, "'features'"),
     ],
 )
 def test_altered_inputs_are_refused(

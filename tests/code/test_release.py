@@ -19,7 +19,13 @@ import yaml
 from conftest import Year
 from serving_helpers import FLIGHT, TICK, certified_model, flights_store, predicate, write_model
 
-from feature_repo.errors import CertificateError, PromotionError, SkewError, StateError
+from feature_repo.errors import (
+    AirworthyError,
+    CertificateError,
+    PromotionError,
+    SkewError,
+    StateError,
+)
 from feature_repo.home import Home, digest_of, file_digest, folder_digests
 from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
@@ -142,9 +148,18 @@ def test_a_release_is_probed_signed_and_done_once(ready: Ready) -> None:
     entries = [e for e in ledger.entries(ready.home) if e["kind"] == "release"]
     assert [e["subject"] for e in entries] == [made.subject]
     assert entries[0]["facts"]["parity"] == parity
-    told = "\n".join(released(ready.home, "flights", made.subject))
+    faults: list[AirworthyError] = []
+    told = "\n".join(released(ready.home, "flights", made.subject, faults))
     assert f"{parity['rows']:,} rows, {parity['values']:,} values, 0 mismatches" in told
     assert f"{parity['report']} (stored, verified)" in told
+    assert faults == []
+    report = ready.statement.with_name("parity.json")
+    report.write_bytes(report.read_bytes() + b" ")
+    told = "\n".join(released(ready.home, "flights", made.subject, faults))
+    assert "(stored, but CHANGED)" in told
+    assert [str(fault) for fault in faults] == [
+        f"stored {report} was changed: find out by whom, and restore it"
+    ]
 
     # Killed after the statement: the rerun completes the ledger, and starts no server.
     shutil.rmtree(ready.home.root / "ledger")
