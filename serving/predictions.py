@@ -191,15 +191,20 @@ def _prediction(row: tuple[Any, ...]) -> Prediction:
 
 def _parsed(name: str, value: Any) -> Any:
     """A column's value as ``Prediction`` holds it."""
-    wanted: type = float if name == "score" else str
-    if not isinstance(value, wanted):
-        raise TypeError(f"it must be of type {wanted.__name__}")
+    if name == "score":
+        if not isinstance(value, float):
+            raise TypeError("it must be a number")
+        return value
+    if not isinstance(value, str):
+        raise TypeError("it must be text")
     if name in _INSTANTS:
-        value = datetime.fromisoformat(value)
-        if value.tzinfo is None:
+        instant = datetime.fromisoformat(value)
+        if instant.tzinfo is None:
             raise ValueError("it must have a time zone")
-    elif name in _DOCUMENTS:
-        value = json.loads(value)
-        if not isinstance(value, dict):
+        return instant
+    if name in _DOCUMENTS:
+        document = json.loads(value)
+        if not isinstance(document, dict):
             raise TypeError("it must be a JSON object")
+        return document
     return value
