@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
 from typing import Any
 
 from feature_repo.errors import ManifestError
@@ -25,6 +26,7 @@ _FRAMEWORKS = (
     "tensorflow", "triton", "xgboost",
 )  # fmt: skip
 _AUTOSCALING = ("minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "autoScaling")
+_SERVER = ["python", "-m", "serving.server"]
 _CRD_FILE = "inferenceservices.yaml"
 
 
@@ -187,26 +189,53 @@ def _ours(
     for place, uri in _storage(path, predictor):
         if not subject or subject not in uri:
             yield place, "must hold the subject digest: an unchanged address is not reloaded"
-    containers = predictor.get("containers") or []
-    if not containers:
+    if predictor.get("storageUris"):
+        yield f"{path}.storageUris", "must be the STORAGE_URI of kserve-container"
+    servers = _servers(path, predictor)
+    if not servers:
         yield f"{path}.containers", "must hold the server: no other verifies the certificate"
-    for position, container in enumerate(containers):
-        where = f"{path}.containers[{position}]"
-        words = [*(container.get("command") or []), *(container.get("args") or [])]
-        names = {e.get("name"): str(e.get("value", "")) for e in container.get("env") or []}
-        if any("allow-development" in w for w in words) or any("ALLOW_DEV" in n for n in names):
-            yield where, "a cluster never allows a development key"
-        keys = names.get("AIRWORTHY_TRUSTED_KEYS", "")
-        if not keys or keys.startswith("/mnt/models"):
-            yield f"{where}.env", "AIRWORTHY_TRUSTED_KEYS must name keys outside of the model"
+    for where, container in servers.items():
+        yield from _server(where, container)
+
+
+def _server(where: str, container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    if words[: len(_SERVER)] != _SERVER:
+        yield f"{where}.command", f"must run {' '.join(_SERVER)}, which verifies the certificate"
+    if not all(isinstance(word, str) for word in words):
+        yield f"{where}.args", "must be texts: put numbers in quotes"
+    if container.get("envFrom"):
+        yield f"{where}.envFrom", "cannot be checked: name each variable in env"
+    names = {e.get("name"): str(e.get("value") or "") for e in container.get("env") or []}
+    if any("allow-dev" in str(w) for w in words) or any("ALLOW_DEV" in str(n) for n in names):
+        yield where, "a cluster never allows a development key"
+    if "STORAGE_URI" not in names:
+        yield f"{where}.env", "STORAGE_URI must say where the model is"
+    keys = names.get("AIRWORTHY_TRUSTED_KEYS", "")
+    if not keys.startswith("/") or _inside(keys, "/mnt/models"):
+        yield f"{where}.env", "AIRWORTHY_TRUSTED_KEYS must name keys outside of the model"
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether an absolute path, however it is written, leads into a folder."""
+    return PurePosixPath(normpath(f"/{path.lstrip('/')}")).is_relative_to(folder)
+
+
+def _servers(path: str, predictor: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The containers that KServe gives a model to, by their paths; others are sidecars."""
+    containers = enumerate(predictor.get("containers") or [])
+    return {
+        f"{path}.containers[{position}]": container
+        for position, container in containers
+        if container.get("name") == "kserve-container"
+    }
 
 
 def _storage(path: str, predictor: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for framework in _FRAMEWORKS:
         if uri := (predictor.get(framework) or {}).get("storageUri"):
             yield f"{path}.{framework}.storageUri", str(uri)
-    for position, container in enumerate(predictor.get("containers") or []):
+    for where, container in _servers(path, predictor).items():
         for variable in container.get("env") or []:
             if variable.get("name") == "STORAGE_URI":
-                place = f"{path}.containers[{position}].env[STORAGE_URI]"
-                yield place, str(variable.get("value"))
+                yield f"{where}.env[STORAGE_URI]", str(variable.get("value"))

@@ -80,7 +80,11 @@ def _check_port(port: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving.server", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.server",
+        description=__doc__,
+        allow_abbrev=False,  # a manifest's check reads whole words
+    )
     parser.add_argument("--use-case", required=True, help="its name in feature_repo/registry.py")
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model-dir", help="a certified model directory")

@@ -141,6 +141,16 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     ),
     "no trusted keys": (f"{CONTAINER}|env|2", {"name": "X", "value": "1"}, "TRUSTED_KEYS"),
     "keys beside the model": (f"{CONTAINER}|env|2|value", "/mnt/models/keys", "TRUSTED_KEYS"),
+    "another command": (f"{CONTAINER}|command", ["serve"], "must run python -m serving.server"),
+    "the image's command": (f"{CONTAINER}|command", ..., "must run python -m serving.server"),
+    "no storage": (f"{CONTAINER}|env|0", {"name": "X", "value": "1"}, "STORAGE_URI must say"),
+    "storage of a secret": (f"{CONTAINER}|env|0", {"name": "STORAGE_URI", "valueFrom": {}}, "None"),
+    "variables from elsewhere": (f"{CONTAINER}|envFrom", [{"secretRef": {"name": "x"}}], "envFrom"),
+    "storage beside": ("spec|predictor|storageUris", [{"uri": "s3://x"}], "storageUris"),
+    "keys by two slashes": (f"{CONTAINER}|env|2|value", "//mnt/models/keys", "TRUSTED_KEYS"),
+    "keys by dots": (f"{CONTAINER}|env|2|value", "/etc/../mnt/./models", "TRUSTED_KEYS"),
+    "keys by a relative path": (f"{CONTAINER}|env|2|value", "mnt/models/keys", "TRUSTED_KEYS"),
+    "a number as argument": (f"{CONTAINER}|args|5", 8080, "put numbers in quotes"),
     "canary percent in Standard": ("spec|predictor|canaryTrafficPercent", 10, "Standard mode"),
     "canary percent of 150": ("spec|predictor|canaryTrafficPercent", 150, "between 0 and 100"),
     "canary of 150": ("spec|canary", [canary("next", 150)], "between 0 and 100"),
@@ -160,6 +170,16 @@ def test_a_broken_rule_is_named_with_its_path(good: Manifest, name: str) -> None
     with pytest.raises(ManifestError) as refused:
         check_rules(manifest)
     assert said in str(refused.value)
+
+
+def test_a_sidecar_is_not_held_to_the_server_s_rules(good: Manifest) -> None:
+    manifest = deepcopy(good)
+    containers = manifest["spec"]["predictor"]["containers"]
+    containers.insert(0, {"name": "log-shipper", "image": "registry.example/shipper:1"})
+    check_rules(manifest)
+    del containers[1]["env"][2]
+    with pytest.raises(ManifestError, match=r"containers\[1\]\.env: AIRWORTHY_TRUSTED_KEYS"):
+        check_rules(manifest)
 
 
 @pytest.fixture
