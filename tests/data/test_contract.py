@@ -24,7 +24,7 @@ from feature_repo.contract import (
 )
 from feature_repo.declaration import canonical
 from feature_repo.errors import DeclarationError
-from feature_repo.registry import USE_CASES, get_use_case
+from feature_repo.registry import USE_CASES, by_name, get_use_case
 
 FLIGHTS = get_use_case("flights")
 FIRST = FLIGHTS.features[0]
@@ -158,6 +158,12 @@ KEYS = ("origin", "dest", "carrier", "flight")
 def test_refused(make: Callable[[], UseCase], parts: tuple[str, ...]) -> None:
     """When the use case is made, before anything runs."""
     refused(make, *parts)
+
+
+def test_two_use_cases_of_one_name_are_refused() -> None:
+    """The second would hide the first; one that is imported twice is one."""
+    refused(lambda: by_name([FLIGHTS, replace(FLIGHTS, label="later")]), "'flights'", "rename")
+    assert by_name([FLIGHTS, FLIGHTS, 1]) == {"flights": FLIGHTS}
 
 
 def test_a_view_is_no_raw_table() -> None:
