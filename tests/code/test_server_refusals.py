@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_a_model_of_another_declaration_ends_with_3(own: tuple[Home, Path]) -> N
     assert "declaration 000000000000" in reason
 
 
-def test_no_store_no_release_and_no_model_files_end_with_4(own: tuple[Home, Path]) -> None:
+def test_no_store_and_no_release_end_with_4(own: tuple[Home, Path]) -> None:
     home, folder = own
     home.path("online", f"{get_use_case('flights').service}.db").unlink()
     code, reason = refused(home, "--model-dir", str(folder), "--allow-development-key")
@@ -108,6 +109,29 @@ def test_no_store_no_release_and_no_model_files_end_with_4(own: tuple[Home, Path
     code, reason = refused(home, "--champion", "--allow-development-key")
     assert code == 4
     assert "released" in reason
+
+
+def test_no_model_files_end_with_3(own: tuple[Home, Path]) -> None:
+    """One that the certificate names, then the folder that the champion's pointer names."""
+    home, folder = own
+    write_current(home, "flights", folder.name, folder, "1.0.0")
+    (folder / "model.onnx").unlink()
+    code, reason = refused(home, "--champion", "--allow-development-key")
+    assert code == 3
+    assert "missing: model.onnx" in reason
+    shutil.rmtree(folder)
+    code, reason = refused(home, "--champion", "--allow-development-key")
+    assert code == 3
+    assert f"{folder / 'certificate.json'} does not exist" in reason
+
+
+def test_a_shortened_argument_is_none(own: tuple[Home, Path]) -> None:
+    """A manifest's check looks for the whole word."""
+    home, folder = own
+    process = start_server(home, "--model-dir", str(folder), "--allow-dev")
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "unrecognized arguments: --allow-dev" in log
 
 
 def test_an_expired_model_that_was_released_serves_with_a_warning_and_a_metric(

@@ -123,7 +123,7 @@ def test_nothing_but_that_line_names_weather(without_weather: Path) -> None:
     named = re.compile(r"[\"'./_:]weather|weather[\"'./_:]|WEATHER")
     lines = {
         f"{name}: {line}"
-        for path in without_weather.rglob("*.*")
+        for path in without_weather.rglob("*")
         if path.is_file()
         and not (name := path.relative_to(without_weather).as_posix()).startswith(flights)
         for line in path.read_text().splitlines()
