@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 pytest_plugins = ["serving_fixtures"]  # tests/code/serving_fixtures.py
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are the units that processes share out. The drills, which share two finished homes
-    and take longest, are one unit and come first."""
-    items.sort(key=lambda item: "drills" not in item.path.parts)
+    """Files are the units that processes share out. Those of the two finished homes, which take
+    longest to make, are one unit and come first."""
+    homes = {"flown", "twins"}
+    flying = {item.path for item in items if homes & {*getattr(item, "fixturenames", ())}}
+    items.sort(key=lambda item: item.path not in flying)
     for item in items:
-        drill = "drills" in item.path.parts and item.path.name != "test_stream.py"
-        item.add_marker(pytest.mark.xdist_group("drills" if drill else item.path.name))
+        group = "finished-homes" if item.path in flying else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_configure() -> None:
