@@ -24,7 +24,7 @@ serve: .venv/.installed  ## keep the released flights model up on $(PORT)
 	$(BIN)/python -m serving.server --use-case flights --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
 
 test: .venv/.installed redis java .venv/spark/.installed
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 drills: .venv/.installed redis  ## the long form of the kill drills
 	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q tests/drills

@@ -17,6 +17,8 @@ from pipeline import Flown, Place, Twins, ended, flight
 from pyflyte_without_memo import NoMemo
 from redis_server import redis_server
 from shared import made_once
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set, compute_views
@@ -32,16 +34,31 @@ if TYPE_CHECKING:
 pytest_plugins = ["serving_fixtures"]  # tests/code/serving_fixtures.py
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are the units that processes share out. Those of the two finished homes, which take
-    longest to make, are one unit and come first."""
-    homes = {"flown", "twins"}
-    flying = {item.path for item in items if homes & {*getattr(item, "fixturenames", ())}}
-    items.sort(key=lambda item: item.path not in flying)
-    for item in items:
-        group = "finished-homes" if item.path in flying else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+# Files whose tests use ``flown`` or ``twins``, homes that take longest to make.
+OF_HOMES = (
+    "tests/code/test_score.py", "tests/code/test_services.py", "tests/code/test_train.py",
+    "tests/drills/test_cache.py", "tests/drills/test_housekeeping.py",
+    "tests/drills/test_kill.py", "tests/drills/test_lifecycle.py",
+    "tests/drills/test_revocation.py", "tests/drills/test_two_runs.py",
+)  # fmt: skip
+
+
+class Units(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """Files are the units that processes share out; those of the homes are one unit."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "homes" if file in OF_HOMES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Units:
+    """xdist's own marks for groups do nothing with this pytest."""
+    return Units(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The largest unit comes first."""
+    items.sort(key=lambda item: item.path.relative_to(config.rootpath).as_posix() not in OF_HOMES)
 
 
 def pytest_configure() -> None:
