@@ -27,7 +27,7 @@ Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 Found = tuple[datetime | None, dict[str, Value] | None]
 
 
-class PackedOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+class PackedOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]  # feast ships no types
     """Where the rows are (a Redis URL or a folder), and the feature service that they are of."""
 
     type: Literal["feature_repo.feast_online.PackedOnlineStore"] = (
@@ -37,7 +37,7 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     service: str
 
 
-class PackedOnlineStore(OnlineStore):  # type: ignore[misc]
+class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # feast ships no types
     """Feast's online store over packed rows. Its features are float64."""
 
     _rows: OnlineRows | None = None

@@ -39,11 +39,11 @@ class Flights(pa.DataFrameModel):
         return times % 100 < 60
 
     @pa.dataframe_check(name="real_date", description="year+month+day")
-    def _is_a_date(cls, rows: pd.DataFrame) -> pd.Series:  # noqa: N805
+    def _is_a_date(cls, rows: pd.DataFrame) -> pd.Series:  # noqa: N805 - pandera's class method
         return _dates(rows).notna()
 
     @pa.dataframe_check(name="time_hour_on_its_date", description="year+month+day+time_hour")
-    def _is_on_its_date(cls, rows: pd.DataFrame) -> pd.Series:  # noqa: N805
+    def _is_on_its_date(cls, rows: pd.DataFrame) -> pd.Series:  # noqa: N805 - pandera's class method
         """Wherever the origin lies: a date begins 14 hours before UTC's and ends 12 after it."""
         into = rows["time_hour"] - _dates(rows)
         return into.isna() | into.between(_BEGINS, _ENDS, inclusive="left")
@@ -87,7 +87,7 @@ class Airports(pa.DataFrameModel):
     tzone: Series[str] = pa.Field(nullable=True)
 
     @pa.check("tzone", name="known_time_zone")
-    def _is_known(cls, zones: pd.Series) -> pd.Series:  # noqa: N805
+    def _is_known(cls, zones: pd.Series) -> pd.Series:  # noqa: N805 - pandera's class method
         return zones.map({zone: _known_zone(zone) for zone in zones.unique()})
 
     class Config:

@@ -83,7 +83,7 @@ def test_a_cast_that_overflows_stops_the_query(translated: Callable[[str], str])
 
 def test_a_clock_without_a_zone_is_not_taken_for_utc() -> None:
     """The plain translation leaves it what it is, so that the checks of event logs see it."""
-    table = pa.table({"at": pa.array([datetime(2013, 1, 1)], pa.timestamp("us"))})  # noqa: DTZ001
+    table = pa.table({"at": pa.array([datetime(2013, 1, 1)], pa.timestamp("us"))})  # noqa: DTZ001 - the point
     sql = to_duckdb("select at + 2 * interval '1' minute as moved from facts")
     assert rows(f"select typeof(moved) from ({sql})", table) == [("TIMESTAMP",)]
 
