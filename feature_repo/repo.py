@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 
 def settings(home: Home, use_case: UseCase) -> dict[str, Any]:
-    """Feast's configuration as plain data."""
+    """Feast's configuration as plain data.
+
+    A feature service is a Feast project of its own: services of older declarations are served
+    along, and have views and entities of the same names. One registry holds them all.
+    """
     registry = home.path("feast", use_case.name, "registry.db")
     return {
-        "project": use_case.name,
+        "project": use_case.service,
         "provider": "local",
         "registry": {"registry_type": "sql", "path": f"sqlite:///{registry}"},
         "offline_store": {"type": "duckdb"},
@@ -61,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 def open_store(home: Home, use_case: UseCase) -> FeatureStore:
-    """Feast's store of a use case."""
+    """Feast's store of a use case's feature service."""
     from feast import FeatureStore, RepoConfig
 
     config: RepoConfig = RepoConfig(**settings(home, use_case), repo_path=home.root)
@@ -82,6 +86,17 @@ def apply(store: FeatureStore, use_case: UseCase, tables: list[Table]) -> Featur
     )  # fmt: skip
     store.apply([*entities.values(), *views, service])
     return service
+
+
+def forget(home: Home, use_case: UseCase) -> None:
+    """Take a use case's feature service, and all that is registered for it, out of the registry."""
+    from feast.errors import ProjectObjectNotFoundException
+
+    with home.lock(f"feast-{use_case.name}"):
+        try:
+            open_store(home, use_case).registry.delete_project(use_case.service)
+        except ProjectObjectNotFoundException:
+            return
 
 
 def _entities(use_case: UseCase) -> dict[str, FeastEntity]:

@@ -165,14 +165,14 @@ def _ask_feast(home: Home, use_case: UseCase, tables: list[Table], asked: Asked)
     with home.lock(f"feast-{use_case.name}"):
         store = open_store(home, use_case)
         apply(store, use_case, tables)
-    for view in use_case.views:
-        names = [f.name for f in view.features]
-        answer = store.get_online_features(
-            features=[f"{view.name}:{name}" for name in names], entity_rows=asked[view.name]
-        ).to_dict(include_event_timestamps=True)
-        values = np.array([answer[name] for name in names], dtype=np.float64)
-        event = np.array(answer[f"{names[0]}__ts"], dtype=np.float64)
-        found[view.name] = np.column_stack([np.where(event > 0, event, np.nan), values.T])
+        for view in use_case.views:
+            names = [f.name for f in view.features]
+            answer = store.get_online_features(
+                features=[f"{view.name}:{name}" for name in names], entity_rows=asked[view.name]
+            ).to_dict(include_event_timestamps=True)
+            values = np.array([answer[name] for name in names], dtype=np.float64)
+            event = np.array(answer[f"{names[0]}__ts"], dtype=np.float64)
+            found[view.name] = np.column_stack([np.where(event > 0, event, np.nan), values.T])
     return found
 
 

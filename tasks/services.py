@@ -106,6 +106,7 @@ def remove_service(use_case: str, service: str) -> str:
 def remove(home: Home, use_case: UseCase, service: str) -> str:
     """Remove a service that no model needs; see ``remove_service``."""
     from feature_repo.home import online_store
+    from feature_repo.repo import forget
 
     known = {older.service: older for older in older_services(home, use_case)}
     if service == use_case.service:
@@ -123,19 +124,6 @@ def remove(home: Home, use_case: UseCase, service: str) -> str:
     rows = open_rows(online_store(home), service)
     rows.drop()
     rows.close()
-    _forget(home, use_case, service)
+    forget(home, known[service])
     shutil.rmtree(home.root / "offline" / service)  # last: a killed removal can be repeated
     return f"{service} removed; the next clean-up frees its tables"
-
-
-def _forget(home: Home, use_case: UseCase, service: str) -> None:
-    """Take the service out of Feast's registry."""
-    from feast.errors import FeatureServiceNotFoundException
-
-    from feature_repo.repo import open_store
-
-    store = open_store(home, use_case)
-    try:
-        store.delete_feature_service(service)
-    except FeatureServiceNotFoundException:
-        return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from feature_repo.confirm import confirm
 from feature_repo.home import Home
 from feature_repo.online_rows import rows_of
 from feature_repo.packed import STATE, unpack_state
-from feature_repo.repo import apply, open_store
+from feature_repo.repo import apply, forget, open_store
 from feature_repo.store import Materialisation, materialise, push
 from feature_repo.tables import named, read_table, write_table
 
@@ -124,6 +125,20 @@ def test_a_store_made_again_replaces_the_old_one(weather_year: Year) -> None:
         assert made.tick == until.isoformat()
         seen.append(answer["age"][0])
     assert seen[0] - seen[1] == 12 * 3600
+
+
+def test_a_forgotten_service_leaves_the_registry(tmp_path: Path, weather_year: Year) -> None:
+    """With its views and entities, and once more without a fault; another service's stay."""
+    year, home = weather_year, Home(root=tmp_path)
+    older = replace(year.use_case, features=year.use_case.features[:-1])
+    services = (year.use_case, older)
+    for case in services:
+        apply(open_store(home, case), case, year.views)
+    forget(home, older)
+    forget(home, older)
+    left = [open_store(home, case) for case in services]
+    assert [len(store.list_feature_views()) for store in left] == [len(year.use_case.views), 0]
+    assert [len(store.list_entities()) > 0 for store in left] == [True, False]
 
 
 def test_feast_s_command_line_lists_our_views(tmp_path: Path, weather_year: Year) -> None:

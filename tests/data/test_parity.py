@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from conftest import Year
 
 from feature_repo.confirm import session_let_go
+from feature_repo.contract import UseCase
 from feature_repo.errors import SkewError, SourceError, StateError
 from feature_repo.home import Home
 from feature_repo.online_rows import rows_of
@@ -189,6 +192,49 @@ def test_feast_materialises_the_same_bytes(place: Home, weather_year: Year) -> N
     assert store.get([STATE, *keys]) == [None] * 7
     materialise(place, year.use_case, year.views, UNTIL)
     assert store.get(keys) == theirs
+
+
+def reordered(case: UseCase) -> UseCase:
+    """The same features in the other direction: another declaration."""
+    return replace(case, features=case.features[::-1])
+
+
+def renamed(case: UseCase) -> UseCase:
+    """The last feature has another name."""
+    return replace(
+        case, features=(*case.features[:-1], replace(case.features[-1], name="of_old"))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [reordered, renamed])
+def test_an_older_service_leaves_the_current_one_s_registry_alone(
+    tmp_path: Path, weather_year: Year, change: Callable[[UseCase], UseCase]
+) -> None:
+    """Both are served and compared, the older one last; then Feast is asked for the current one,
+    by whoever opens its store."""
+    year, home = weather_year, Home(root=tmp_path)
+    older = change(year.use_case)
+    name, other = year.use_case.features[-1].name, older.features[-1].name
+    view = named(year.views, older.features[-1].view)
+    table = read_table(view)
+    if other not in table.column_names:
+        table = table.rename_columns({name: other})
+    theirs = [v for v in year.views if v.name != view.name] + [write_table(home, view.name, table)]
+    for case, views in ((year.use_case, year.views), (older, theirs)):
+        materialise(home, case, views, UNTIL)
+        assert check_parity(home, case, views).total("mismatches") == 0
+    rows = OnlineStore(rows_of(home, year.use_case), year.use_case).read([{"origin": "JFK"}])
+    answer = (
+        open_store(home, year.use_case)
+        .get_online_features(
+            features=[f"{spec.view}:{spec.name}" for spec in year.use_case.features],
+            entity_rows=[{"origin": "JFK"}],
+        )
+        .to_dict()
+    )
+    for spec in year.use_case.features:
+        told = np.array(answer[spec.name], dtype=float)
+        np.testing.assert_array_equal(told, rows.columns[spec.name], spec.name)
 
 
 def test_the_sdk_reads_what_the_server_reads(filled: Home, weather_year: Year) -> None:
