@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS refused (
   number INTEGER PRIMARY KEY AUTOINCREMENT, received TEXT NOT NULL, reason TEXT NOT NULL,
   message TEXT NOT NULL, taken INTEGER, service TEXT
 );
+CREATE TABLE IF NOT EXISTS retried (number INTEGER PRIMARY KEY, again INTEGER NOT NULL);
 """
 # Of each row that a message after :after is about, the message that counts; unless it is older.
 _NEWS = """
@@ -59,6 +60,13 @@ SELECT number, raw_table, row, place FROM (
 _SET_ASIDE = """
 INSERT INTO refused (received, reason, message, taken, service)
 SELECT :now, :reason, raw_table || ' ' || row, number, :service FROM messages WHERE number = :number
+"""
+# What a service could not take, was not retried, and no forgotten message may outrank.
+_RETRIABLE = """
+SELECT number, reason, raw_table, key FROM messages JOIN (
+  SELECT taken, min(reason) AS reason FROM refused WHERE service = :service GROUP BY taken
+) ON taken = number
+WHERE reported >= :since AND number NOT IN (SELECT number FROM retried) ORDER BY number
 """
 _BUSY_SECONDS = 30.0
 _LONGEST = 10_000  # characters that are kept of a refused message
@@ -170,6 +178,28 @@ class Inbox:
         }  # fmt: skip
         with self._errors(), self._connection as connection:
             connection.execute(_SET_ASIDE, values)
+
+    def retry(self, since: datetime) -> list[str]:
+        """Give each message that the use case's service could not take a new number, so that its
+        next step meets it again; a line for each, with its number and why it was set aside.
+
+        All of them at once, and each once: one that is set aside again can be retried again.
+        Another service, which may have taken it, sees a message that came twice. Left out is what
+        was reported before ``since`` (aware).
+        """
+        asked = {"service": self._use_case.service, "since": microseconds(since)}
+        with self._errors(), self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            found = connection.execute(_RETRIABLE, asked).fetchall()
+            for number, *_ in found:
+                again = connection.execute(
+                    "INSERT INTO messages (raw_table, key, reported, row) "
+                    "SELECT raw_table, key, reported, row FROM messages WHERE number = ?", (number,)
+                ).lastrowid  # fmt: skip
+                connection.execute("INSERT INTO retried VALUES (?, ?)", (number, again))
+        return [
+            f"message {number} ({table} {key}): {reason}" for number, reason, table, key in found
+        ]
 
     def settled(self, before: datetime, end: int) -> tuple[list[int], dict[str, list[Counting]]]:
         """Messages up to the number ``end`` that were reported before an instant (aware): the

@@ -232,8 +232,9 @@ def _values(use_case: UseCase, log: EventLog) -> Iterator[tuple[str, str]]:
 
 
 def data_faults() -> tuple[type[Exception], ...]:
-    """What values may raise that nobody foresaw; nothing that a program's own fault, a disk, a
-    lock or a store raises."""
+    """What values may raise that nobody foresaw. A damaged file may raise the same, and so may a
+    program's own fault: the stored files are held against their digests before a message is blamed
+    (``tables.check_whole``), and what was set aside can be taken in again (``stream.retry``)."""
     import duckdb
 
     found = (duckdb.DataError, duckdb.InvalidInputException)

@@ -4,7 +4,8 @@ The version record of the offline store is the one point of commitment: it names
 the views and how many messages are in them, and is written last and whole. A step that was killed
 before it begins again from the version before; one that was killed after it fills the online
 store again. So no message is lost, and none counts twice. A message that breaks a step is found by
-halving and set aside, and the step goes on without it.
+halving and set aside, and the step goes on without it; not so where a stored file is damaged, which
+stops the step. What was set aside may be taken in again (``retry``).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from feature_repo.tables import (
     Table,
     bind,
     by_month,
+    check_whole,
     connect,
     month_of,
     named,
     parts_of,
+    stored_schema,
     table_files,
     write_parts,
     write_table,
@@ -58,12 +61,10 @@ def receive(
     own time (aware), which no message may be reported after.
 
     Raises:
-        StateError: the use case has no raw tables yet, or the inbox cannot be written.
+        StateError: the use case has no raw tables that can be read, or the inbox cannot be written.
     """
-    import pyarrow.parquet as pq
-
     tables = offline.newest(home, use_case).built.tables
-    schemas = {table.name: pq.read_schema(table_files(table)[0]) for table in tables}
+    schemas = {table.name: stored_schema(table) for table in tables}
     with closing(Inbox(home, use_case)) as inbox:
         return inbox.append(messages, schemas, clock)
 
@@ -74,7 +75,8 @@ def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
 
     Raises:
         SourceError: a value outside its declared bounds, or a key twice.
-        StateError: there is no version yet, or a store cannot be used.
+        StateError: there is no version yet, a stored file is missing or damaged, or a store cannot
+            be used; every message waits in the inbox.
     """
     with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
         before = offline.newest(home, use_case).offset
@@ -119,9 +121,27 @@ def _step(
 ) -> offline.Version:
     """The next version, with the messages up to the number ``end``."""
     last = offline.newest(home, use_case)
-    news = inbox.news(last.offset, end)
-    tables = fold(home, use_case, last.built.tables, news.rows)
-    return offline.update(home, use_case, tables, until=until, offset=end, after=last.number)
+    read = list(last.tables)
+    try:
+        tables = fold(home, use_case, last.built.tables, inbox.news(last.offset, end).rows)
+        read += tables
+        return offline.update(home, use_case, tables, until=until, offset=end, after=last.number)
+    except Exception:
+        # A damaged file raises what a value may: it must not count as a message's fault.
+        check_whole(read)
+        raise
+
+
+def retry(home: Home, use_case: UseCase, now: datetime) -> list[str]:
+    """Let the next step meet again what the steps of the use case's service set aside; a line for
+    each such message. One that was reported longer than ``UseCase.retention`` before ``now``
+    (aware) comes with the files: a message that outranks it may be forgotten.
+
+    Raises:
+        StateError: the inbox cannot be used.
+    """
+    with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
+        return inbox.retry(now - use_case.retention)
 
 
 def forget_messages(home: Home, use_case: UseCase, now: datetime, folded: int) -> int:
@@ -148,9 +168,8 @@ def forget_messages(home: Home, use_case: UseCase, now: datetime, folded: int) -
 def _repeated(table: Table, messages: list[Counting]) -> list[int]:
     """Numbers of the messages whose rows the table has, every value alike."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    schema = pq.read_schema(table_files(table)[0])
+    schema = stored_schema(table)
     told = _typed([message.row for message in messages], schema)
     told = told.append_column("number", pa.array([message.number for message in messages]))
     alike = " and ".join(f"held.{name} is not distinct from told.{name}" for name in schema.names)
@@ -173,11 +192,9 @@ def fold(
 
 def _folded(home: Home, declared: RawTable, table: Table, rows: list[dict[str, Any]]) -> Table:
     """One raw table with new rows, in order of time and key."""
-    import pyarrow.parquet as pq
-
     if not rows:
         return table
-    schema, keys = pq.read_schema(table_files(table)[0]), ", ".join(declared.key)
+    schema, keys = stored_schema(table), ", ".join(declared.key)
     order = f"{declared.time}, {keys}" if declared.time else keys
     with connect([]) as session:
         session.register("told", _typed(rows, schema))

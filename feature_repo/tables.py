@@ -129,19 +129,69 @@ def content_digest(place: Path) -> str:
 
 
 def table_files(table: Table) -> list[Path]:
-    """The table's files, in the order of their names.
+    """The table's files, in the order of their names, which say whether all of them are there.
 
     Raises:
-        StateError: it is gone (a clean-up ran, or the home was moved).
+        StateError: it is gone (a clean-up ran, or the home was moved), or a part of it is.
     """
     path = Path(table.uri)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.exists()
-    if not files:
-        raise StateError(
-            f"table {table.name!r} ({table.digest[:12]}) is no longer at {path}; run again with "
-            "'pyflyte run --overwrite-cache', which makes it anew"
-        )
+    if not path.is_dir():
+        if path.exists():
+            return [path]
+        raise _broken(table, f"is no longer at {path}")
+    files = sorted(path.glob("*.parquet"))
+    if digest_of({month_of(file): _stated_digest(file) for file in files}) != table.digest:
+        months = ", ".join(map(month_of, files)) or "none"
+        raise _broken(
+            table, f"of {table.rows:,} rows has not the parts that it was stored with: of the "
+            f"months in {path} ({months}) some are missing, or other ones"
+        )  # fmt: skip
     return files
+
+
+def _stated_digest(file: Path) -> str:
+    """The digest that the name of a table's file states."""
+    return file.name.split(".")[-2]
+
+
+def check_whole(tables: Iterable[Table]) -> None:
+    """Read every file anew, and hold it against the digest that its name states.
+
+    Raises:
+        StateError: a part is missing, cannot be read or is damaged.
+    """
+    for table in tables:
+        for file in table_files(table):
+            try:
+                whole = file_digest(file) == _stated_digest(file)
+            except OSError as exc:
+                raise _broken(table, f"cannot be read ({exc})") from exc
+            if not whole:
+                raise _broken(table, f"is damaged: {file} has not the bytes that it was made of")
+
+
+def stored_schema(table: Table) -> pa.Schema:
+    """Columns of a stored table.
+
+    Raises:
+        StateError: its first file is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (file, *_) = table_files(table)
+    try:
+        return pq.read_schema(file)
+    except (OSError, pa.ArrowException) as exc:
+        raise _broken(table, f"is damaged ({file}: {exc})") from exc
+
+
+def _broken(table: Table, fault: str) -> StateError:
+    return StateError(
+        f"table {table.name!r} ({table.digest[:12]}) {fault}; restore it from a backup, or remove "
+        "what is left of it and the versions under offline/ that name it, and run again with "
+        "'pyflyte run --overwrite-cache', which makes it anew"
+    )
 
 
 def parts_of(table: Table) -> dict[str, Path]:

@@ -6,12 +6,13 @@ from datetime import datetime, timedelta, timezone
 
 from flytekit import task
 
+from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
-from feature_repo.stream import advance
+from feature_repo.stream import advance, retry
 from feature_repo.tables import Table
 from tasks.parity import check_parity
 from tasks.replay import Plan, Replayed, replay
-from tasks.resources import DATA
+from tasks.resources import DATA, SMALL
 from tasks.services import living_services
 from tasks.steps import step
 from tasks.types import State, Step
@@ -37,6 +38,24 @@ def advance_features(state: State, use_case: str, as_of: datetime) -> Step:
                 s.say(f"{service.service}: a message is set aside: {reason}")
             s.say(check_parity(home, service, made.version.built.views).describe())
     return s.record
+
+
+@task(requests=SMALL, retries=2, timeout=timedelta(minutes=10))
+def retry_messages(use_case: str) -> str:
+    """Let the next step meet again the messages that steps set aside, for every living service:
+    what stood in their way may be mended. Says which, and why each was set aside.
+
+    Raises:
+        StateError: the inbox cannot be used.
+    """
+    home, declared, now = open_home(), get_use_case(use_case), datetime.now(timezone.utc)
+    with step("retry") as s:
+        for service in (declared, *living_services(home, declared)):
+            retried = retry(home, service, now)
+            s.say(f"{service.service}: {len(retried)} messages for the next step")
+            for line in retried:
+                s.say(line)
+    return s.record.message
 
 
 @task(requests=DATA, retries=2, timeout=timedelta(hours=6))

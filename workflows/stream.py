@@ -1,4 +1,5 @@
-"""A past week of flights as a stream: late, twice and out of order, and compared each hour."""
+"""The stream: what it set aside taken in again, and a past week of flights replayed as one, late,
+twice and out of order, and compared each hour."""
 
 from datetime import datetime
 
@@ -8,7 +9,7 @@ from tasks.flights import ingest_flights
 from tasks.ingest import fingerprint
 from tasks.replay import Replayed
 from tasks.state import open_state
-from tasks.stream import replay_flights
+from tasks.stream import replay_flights, retry_messages
 
 
 @workflow
@@ -45,3 +46,15 @@ def replay(
         duplicates=duplicates,
         seed=seed,
     )
+
+
+@workflow
+def retry(use_case: str) -> str:
+    """Take in again, with the next step, the messages that steps of the stream set aside; prints
+    which, and why each was. One that still breaks a step is set aside again. A message that was
+    refused when it came is sent again by its sender.
+
+    Args:
+        use_case: for example flights.
+    """
+    return retry_messages(use_case=use_case)

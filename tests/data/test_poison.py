@@ -28,13 +28,13 @@ from message_helpers import (
 
 from feature_repo import offline
 from feature_repo.contract import FeatureSpec
-from feature_repo.errors import SourceError
+from feature_repo.errors import SourceError, StateError
 from feature_repo.home import Home
 from feature_repo.inbox import Inbox
 from feature_repo.messages import Message, faults
 from feature_repo.registry import get_use_case
-from feature_repo.stream import advance, receive
-from feature_repo.tables import write_raw
+from feature_repo.stream import advance, receive, retry
+from feature_repo.tables import named, parts_of, write_raw
 
 
 @pytest.fixture
@@ -210,3 +210,78 @@ def test_a_fault_without_messages_is_none_of_theirs(tmp_path: Path) -> None:
     with closing(Inbox(home, NARROW)) as inbox:
         assert not inbox.refused()
     assert offline.newest(home, NARROW).number == 1
+
+
+@pytest.mark.parametrize("fault", ["cut", "one byte", "empty"])
+def test_a_damaged_stored_file_is_no_message_s_fault(home: Home, fault: str) -> None:
+    """The step says which file, and stops: its messages wait, and come in once it is restored."""
+    receive(home, WEATHER, [message(hours) for hours in range(14)], START + 14 * HOUR)
+    before = advance(home, WEATHER, START + 14 * HOUR).version
+    part = parts_of(named(before.built.tables, "weather"))["2013-07"]
+    whole = part.read_bytes()
+    flipped = whole[:9] + bytes([whole[9] ^ 255]) + whole[10:]
+    part.write_bytes({"cut": whole[: len(whole) // 2], "one byte": flipped, "empty": b""}[fault])
+    told = [message(13, reported=15, temp=76.0), message(14, temp=77.0)]
+    assert receive(home, WEATHER, told, START + 15 * HOUR).refused == ()
+    with pytest.raises(StateError, match=r"table 'weather' .* is damaged: .*2013-07.*; restore it"):
+        advance(home, WEATHER, START + 15 * HOUR)
+    with closing(Inbox(home, WEATHER)) as inbox:
+        assert not inbox.refused()
+    part.write_bytes(whole)
+    made = advance(home, WEATHER, START + 15 * HOUR)
+    assert (made.messages, made.refused) == (2, ())
+    assert served(home) == 77.0
+
+
+def test_messages_are_not_received_over_a_damaged_table(home: Home) -> None:
+    """Their sender is told so; none of them is refused for it."""
+    (part,) = parts_of(named(offline.newest(home, WEATHER).built.tables, "weather")).values()
+    part.write_bytes(b"")
+    with pytest.raises(StateError, match=r"table 'weather' .* is damaged"):
+        receive(home, WEATHER, [message()], START + HOUR)
+    with closing(Inbox(home, WEATHER)) as inbox:
+        assert (inbox.last, inbox.refused()) == (0, {})
+
+
+def test_what_was_set_aside_can_be_taken_in_again(home: Home) -> None:
+    """Once its cause is mended; each once, whatever came later about its row still counts, and
+    what the steps of the stream cannot take is set aside again."""
+    told = [message(0, temp=75.0), message(1, temp=76.0), message(1, temp=77.0, reported=2.5)]
+    receive(home, WEATHER, told, START + 3 * HOUR)
+    with closing(Inbox(home, WEATHER)) as inbox:
+        inbox.set_aside(1, "a disk was full")
+        inbox.set_aside(2, "a disk was full")
+    made = advance(home, WEATHER, START + 3 * HOUR)
+    assert [r["temp"] for r in raw(home) if r["temp"] != 70.0] == [77.0]
+    now = START + 4 * HOUR
+    assert retry(home, WEATHER, now + WEATHER.retention) == [], "what is that late is in the files"
+    first, second = retry(home, WEATHER, now)
+    assert first == ('message 1 (weather ["JFK", "2013-06-30T12:00:00+00:00"]): a disk was full')
+    assert second.startswith("message 2 (weather")
+    assert retry(home, WEATHER, now) == []
+    made = advance(home, WEATHER, START + 3 * HOUR)
+    assert (made.messages, made.version.offset) == (2, 5)
+    assert [r["temp"] for r in raw(home) if r["temp"] != 70.0] == [75.0, 77.0]
+    assert served(home) == 77.0
+    with closing(Inbox(home, WEATHER)) as inbox:
+        inbox.set_aside(4, "once more")
+    (line,) = retry(home, WEATHER, now)
+    assert line.startswith("message 4")
+
+
+def test_another_service_sees_a_message_that_came_twice(tmp_path: Path) -> None:
+    """One service could not take it; the other had it, and keeps its value of that row."""
+    home, until = first_version(tmp_path, NARROW), START + 9 * HOUR
+    offline.update(home, WEATHER, offline.newest(home, NARROW).built.tables, until=START)
+    told = [message(hours, temp=71.0 + hours) for hours in range(8)]
+    told.append(message(reported=8.5, time_hour=START + 2.5 * HOUR, temp=99.0))
+    receive(home, NARROW, told, until)
+    assert len(advance(home, NARROW, until).refused) == 1
+    before = advance(home, WEATHER, until).version
+    assert 99.0 in [r["temp"] for r in raw(home)]
+    assert retry(home, WEATHER, until) == []
+    assert len(retry(home, NARROW, until)) == 1
+    after = advance(home, WEATHER, until)
+    assert (after.messages, after.version.built) == (1, before.built)
+    assert len(advance(home, NARROW, until).refused) == 1
+    assert len(retry(home, NARROW, until)) == 1
