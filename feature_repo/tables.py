@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.errors import StateError
-from feature_repo.home import Home, digest_of, file_digest
+from feature_repo.home import Home, digest_of, file_digest, sync
 
 if TYPE_CHECKING:
     import duckdb
@@ -55,6 +55,7 @@ def write_table(home: Home, name: str, table: pa.Table) -> Table:
     digest = _write(table, temporary)
     path = home.path("tables", f"{digest}.parquet")
     temporary.replace(path)
+    sync(path.parent)
     return Table(name, str(path), digest, _schema_hash(table.schema), table.num_rows)
 
 
@@ -262,11 +263,12 @@ def named(tables: Iterable[Table], name: str) -> Table:
 
 
 def _write(table: pa.Table, path: Path) -> str:
-    """Write one Parquet file; its digest."""
+    """Write one Parquet file; its digest. On disk before it has its name, which states that."""
     import pyarrow.parquet as pq
 
     # The bytes must not tell how the rows came together.
     pq.write_table(table.combine_chunks(), path, compression="zstd")
+    sync(path)
     return file_digest(path)
 
 
@@ -282,13 +284,24 @@ def _folder(home: Home) -> Iterator[Path]:
 
 
 def _settle(temporary: Path, target: Path) -> None:
-    """Give a finished folder its content's name, unless that is there."""
+    """Give a finished folder its content's name, unless that is there, whole."""
+    sync(temporary)
     try:
         temporary.rename(target)
     except OSError:
         if not target.exists():
             raise
-        os.utime(target)  # in use again: housekeeping leaves what is new
+        if _sizes(target) == _sizes(temporary):
+            os.utime(target)  # in use again: housekeeping leaves what is new
+        else:  # it was cut since, or a part of it is gone
+            target.rename(target.with_name(f".{uuid.uuid4().hex}.tmp"))
+            temporary.rename(target)
+    sync(target.parent)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of a folder's files, by their names."""
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
 def _schema_hash(schema: pa.Schema) -> str:
