@@ -49,7 +49,7 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # feast ships no ty
         data: list[Written],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write the rows that are newer than the store's.
+        """Write the rows that are not older than the store's.
 
         Raises:
             StateError: a row is of a tick after the store's, or the store does not answer.

@@ -44,7 +44,8 @@ class OnlineRows(Protocol):
         """Values of keys, all of one moment; None where there is none. An absent store is empty."""
 
     def put(self, rows: Rows) -> int:
-        """Write rows that are newer than the store's, all or none; how many were.
+        """Write rows that are not older than the store's, by event time, then created time, all or
+        none; how many the store did not have.
 
         Raises:
             StateError: a row is of a tick after the store's.

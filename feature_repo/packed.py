@@ -3,8 +3,9 @@
 The key is the view's name and Feast's entity-key serialisation. The value is fixed in size:
 event time, created time (microseconds since the epoch, big endian, so that bytes compare as
 times do), then one float64 a feature in the view's declared order (little endian, NaN where
-missing). Of two values of one key the larger bytes win: the later event, then the later created,
-then, when one instant is told twice, the same one whatever the order of arrival.
+missing). Of two values of one key the one whose first ``TIMES`` bytes are larger stays: the later
+event, then the later created, whatever the order of arrival. Of two of the same times the one that
+was written last stays: a correction of a row has the times of that row.
 
 The store's own state is a row too, under ``STATE``, so that one read sees rows and tick of one
 moment. Neither Feast nor pandas is imported: the server reads this.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 STATE = b"state"  # no row's key: those have a NUL after the view's name
 INSTANT = 8  # leading bytes of a row and of the state: when it is
+TIMES = 16  # leading bytes of a row: event time and created time
 _STRING, _INT64 = 2, 4  # feast.types.ValueType.Enum
 _HEAD = struct.Struct("<II")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import StateError
 from feature_repo.online_rows import SECONDS, Changes, changes, difference, parts
-from feature_repo.packed import STATE, later_message, unpack_state
+from feature_repo.packed import STATE, TIMES, later_message, unpack_state
 
 if TYPE_CHECKING:
     from redis import ConnectionPool
@@ -27,13 +27,13 @@ local function larger(a, b, bytes)
   return false
 end
 local state, later, written = redis.call('HGET', KEYS[1], ARGV[1]), 0, 0
-for i = 2, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   if state and larger(ARGV[i + 1], state, 8) then later = later + 1 end
 end
 if later > 0 then return {later, state} end
-for i = 2, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   local held = redis.call('HGET', KEYS[1], ARGV[i])
-  if not held or larger(ARGV[i + 1], held, #held) then
+  if not held or (ARGV[i + 1] ~= held and not larger(held, ARGV[i + 1], tonumber(ARGV[2]))) then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
     written = written + 1
   end
@@ -80,7 +80,7 @@ class RedisRows:
         """See ``OnlineRows``."""
         flat = [part for row in rows for part in row]
         with self._errors():
-            answer: Any = self._put(keys=[self._hash], args=[STATE, *flat])
+            answer: Any = self._put(keys=[self._hash], args=[STATE, TIMES, *flat])
         later, rest = answer
         if later:
             raise StateError(later_message(later, unpack_state(rest).tick))

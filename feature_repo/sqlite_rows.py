@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from feature_repo.errors import StateError
 from feature_repo.online_rows import CHUNK, SECONDS, Changes, changes, difference, parts
-from feature_repo.packed import STATE, refuse_later
+from feature_repo.packed import STATE, TIMES, refuse_later
 
 if TYPE_CHECKING:
     from feature_repo.packed import Rows
@@ -21,7 +21,8 @@ _TABLE = "CREATE TABLE rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT 
 _GET = "SELECT key, value FROM rows WHERE key IN ({})"
 _PUT = (
     "INSERT INTO rows VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value "
-    "WHERE excluded.value > rows.value"
+    "WHERE excluded.value <> rows.value "
+    f"AND substr(excluded.value, 1, {TIMES}) >= substr(rows.value, 1, {TIMES})"
 )
 
 

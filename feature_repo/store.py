@@ -1,15 +1,18 @@
-"""The online store of a use case: filled as of one tick, and told of what became known late."""
+"""The online store of a use case, filled from the feature views as of one tick.
+
+That is the one way in for what becomes known late, too: it comes as a message (``stream``), which
+corrects the views that the store is filled from. Feast's SDK has its own (``feast_online``).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from feature_repo.contract import FeatureView, UseCase
-from feature_repo.errors import StateError
 from feature_repo.home import Home, digest_of
 from feature_repo.online_rows import rows_of
 from feature_repo.packed import StoreState, entity_key, microseconds, row_format
@@ -31,14 +34,6 @@ class Materialisation:
     written: int
     deleted: int
     store: str
-
-
-@dataclass(frozen=True)
-class Push:
-    """Rows that were told, and how many of them were newer than the store's and are in it now."""
-
-    rows: int
-    written: int
 
 
 def materialise(
@@ -69,33 +64,6 @@ def materialise(
         tick=tick.isoformat(), rows=len(rows), written=changes.written, deleted=changes.deleted,
         store=store.name,
     )  # fmt: skip
-
-
-def push(home: Home, use_case: UseCase, view: str, rows: pa.Table) -> Push:
-    """Tell the online store of rows of one view that became known late, in any order.
-
-    ``rows`` has the columns of the view's table (the carried sums may be left out). A row
-    replaces the entity's only when it is newer: by ``event_timestamp``, then by
-    ``created_timestamp``.
-
-    Raises:
-        SourceError: the rows are not of the view's schema.
-        StateError: there is no such view, a row is of a tick after the store's, or the store
-            does not answer.
-    """
-    from feature_repo.schemas import validate_table, view_schema
-
-    declared = {v.name: v for v in use_case.views}
-    if view not in declared:
-        raise StateError(
-            f"use case {use_case.name!r} has no feature view {view!r}; it has {sorted(declared)}"
-        )
-    schema, carried = view_schema(declared[view]), declared[view].carried
-    rows = rows.drop_columns([name for name in carried if name in rows.column_names])
-    columns = schema.columns.remove_columns(list(carried))
-    validate_table(rows, replace(schema, columns=columns))
-    packed = pack_rows(declared[view], rows)
-    return Push(rows=rows.num_rows, written=rows_of(home, use_case).put(packed.items()))
 
 
 def last_rows_sql(view: FeatureView, tick: datetime) -> str:

@@ -20,7 +20,7 @@ from feature_repo.home import Home
 from feature_repo.online_rows import rows_of
 from feature_repo.packed import STATE, unpack_state
 from feature_repo.repo import apply, forget, open_store
-from feature_repo.store import Materialisation, materialise, push
+from feature_repo.store import Materialisation, materialise, pack_rows
 from feature_repo.tables import named, read_table, write_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -101,14 +101,14 @@ def test_online_equals_offline(online: Materialisation, flights_year: Year) -> N
 def test_a_stored_row_pushed_again_overwrites_nothing(
     online: Materialisation, flights_year: Year
 ) -> None:
-    """Rows of every view as its table has them, the entities' older ones: all are taken, none
-    is newer than what the store has."""
+    """Rows of every view as its table has them, the entities' older ones: none is newer than what
+    the store has."""
     year, until = flights_year, pa.scalar(THANKSGIVING, pa.timestamp("us", "UTC"))
     for view in year.use_case.views:
         table = read_table(named(year.views, view.name))
         table = table.filter(pc.less_equal(table["event_timestamp"], until))
-        told = push(year.home, year.use_case, view.name, table.slice(table.num_rows - 300))
-        assert (told.rows, told.written) == (300, 0), view.name
+        rows = pack_rows(view, table.slice(table.num_rows - 300))
+        assert rows_of(year.home, year.use_case).put(rows.items()) == 0, view.name
 
 
 def test_a_store_made_again_replaces_the_old_one(weather_year: Year) -> None:

@@ -48,8 +48,14 @@ def test_a_message_is_answered_from_at_its_tick(home: Home) -> None:
     assert made.version.built.tables == offline.versions(home, WEATHER)[-2].built.tables
 
 
-def test_a_message_may_come_twice_and_late(home: Home) -> None:
-    """The one that was reported last counts, whenever it comes; of two of one instant the first."""
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_a_message_may_come_twice_and_late(
+    home: Home, store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was reported last counts, whenever it comes; of two of one instant the first.
+    An earlier hour that is told later does not overwrite a later one, on either store."""
+    if store == "redis":
+        monkeypatch.setenv("AIRWORTHY_ONLINE_STORE", request.getfixturevalue("redis_url"))
     first, second = message(temp=71.0), message(temp=72.0, reported=1.5)
     for told, temp in ((second, 72.0), (first, 72.0), (second, 72.0)):
         receive(home, WEATHER, [told], START + 3 * HOUR)
@@ -60,6 +66,10 @@ def test_a_message_may_come_twice_and_late(home: Home) -> None:
     advance(home, WEATHER, START + 3 * HOUR)
     assert served(home) == 72.0
     assert len(raw(home)) == 3 * 48 + 1
+    receive(home, WEATHER, [message(-1, reported=2.5, temp=50.0)], START + 3 * HOUR)
+    advance(home, WEATHER, START + 3 * HOUR)
+    assert 50.0 in [r["temp"] for r in raw(home)]
+    assert served(home) == 72.0
 
 
 def test_any_order_and_any_cut_into_steps_ends_the_same(tmp_path: Path, home: Home) -> None:

@@ -73,7 +73,6 @@ ROWS = {
     "before": row(TICK - 2 * HOUR, TICK, 1.0),
     "event": row(TICK - HOUR, TICK - HOUR, 2.0),
     "known later": row(TICK - HOUR, TICK, 3.0),
-    "told twice": row(TICK - HOUR, TICK, 3.5),
 }
 
 
@@ -85,7 +84,18 @@ def test_the_newest_row_stays_whatever_the_order(store: OnlineRows, order: list[
     store.put([(key(2), ROWS[name]) for name in order])
     store.put([(key(1), ROWS["before"]), (key(2), ROWS["event"])])
     one, two = store.get([key(1), key(2)])
-    assert one == two == ROWS["told twice"]
+    assert one == two == ROWS["known later"]
+
+
+def test_of_one_instant_the_row_that_was_written_last_stays(store: OnlineRows) -> None:
+    """A correction of a row has the times of that row, whatever its bytes are."""
+    for value in (5.0, -6.0, 5.0, 4.0):
+        told = row(TICK - HOUR, TICK, value)
+        assert store.put([(key(1), told)]) == 1
+        assert store.put([(key(1), told)]) == 0
+        assert sold(store.get([key(1)])[0]) == value
+    store.put([(key(1), row(TICK - HOUR, TICK, value)) for value in (9.0, -9.0)])
+    assert sold(store.get([key(1)])[0]) == -9.0
 
 
 def test_an_older_event_is_not_written_and_that_is_said(store: OnlineRows) -> None:
@@ -143,9 +153,11 @@ def test_very_many_keys_are_read_at_once(store: OnlineRows) -> None:
 
 
 def pushes(seed: int) -> list[tuple[bytes, bytes]]:
-    """Versions of forty rows, out of order."""
+    """Versions of forty rows, out of order; those of a larger seed became known later."""
     told = [
-        (key(i), row(TICK - HOUR * j, TICK, seed * 100 + j)) for i in range(40) for j in range(9)
+        (key(i), row(TICK - HOUR * j, TICK + seed * HOUR, seed * 100 + j))
+        for i in range(40)
+        for j in range(9)
     ]
     random.Random(seed).shuffle(told)
     return told
