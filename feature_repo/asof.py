@@ -28,7 +28,7 @@ def rows_at(views: Sequence[FeatureView], tables: list[Table], asked: pa.Table) 
     columns = ["asked.id"]
     joins = []
     for view in views:
-        ttl = int(view.log.ttl.total_seconds())
+        ttl = int(view.ttl.total_seconds())
         living = f"epoch(asked.tick) - epoch({view.name}.event_timestamp) <= {ttl}"
         names = {"event_timestamp": f"{view.name}_tick"} | {f.name: f.name for f in view.features}
         columns += [

@@ -25,7 +25,14 @@ TIMES = ("event_timestamp", "available_at")
 REQUEST = ("request_id", "prediction_time", "event_time", "label", "label_available_at")
 # Columns that the platform adds to views, training sets and predictions.
 RESERVED = frozenset((*TIMES, *REQUEST, "created_timestamp", "tick", "tick_index", "split"))
-NAME = re.compile(r"[a-z][a-z0-9_]*")
+NAME = re.compile(r"[a-z][a-z0-9_]*")  # those that begin with _ are the platform's own in SQL
+DIGITS = 18  # of an exact sum's values, before and after the point
+# SQL that yields something else each time it runs, by sqlglot's names and by Spark's.
+VOLATILE = (
+    "CurrentTimestamp", "CurrentDate", "CurrentTime", "CurrentDatetime", "Localtimestamp",
+    "Localtime", "Rand", "Randn", "Uuid", "Shuffle",
+)  # fmt: skip
+VOLATILE_TOO = ("now", "monotonically_increasing_id", "input_file_name", "spark_partition_id")
 
 
 def check(use_case: UseCase) -> None:
@@ -49,6 +56,11 @@ def check(use_case: UseCase) -> None:
         _check_columns(at, spec)
         _check_window(at, spec, use_case.tick)
         _check_bounds(at, spec.bounds)
+        if not 0 <= spec.decimals <= DIGITS:
+            raise DeclarationError(
+                f"{at}: decimals {spec.decimals} is not 0 to {DIGITS}; its sums have {DIGITS} "
+                "digits, those before the point included"
+            )
 
 
 def _check_ticks(where: str, use_case: UseCase) -> None:
@@ -72,17 +84,19 @@ def _check_names(where: str, use_case: UseCase) -> None:
         *(spec.name for spec in use_case.features),
     ]
     for name in names:
-        if not NAME.fullmatch(name):
-            raise DeclarationError(
-                f"{where}: the name {name!r} is no column name; use lower-case letters, digits "
-                "and _, a letter first"
-            )
+        _check_name(where, "name", name)
         if names.count(name) > 1:
             raise DeclarationError(f"{where}: the name {name!r} is declared twice; rename one")
         if name in RESERVED:
             raise DeclarationError(
                 f"{where}: the name {name!r} is reserved for a column of the platform; rename it"
             )
+    sums = {name: view.name for view in use_case.views for name in view.carried}
+    for name in sums.keys() & set(names):
+        raise DeclarationError(
+            f"{where}: the name {name!r} is that of a sum which the feature view {sums[name]!r} "
+            "carries on; rename the feature"
+        )
     queries = (use_case.requests_sql, *(spec.log.sql for spec in use_case.features))
     source = set().union(*map(_words, dict.fromkeys(queries)))
     for spec in use_case.features:
@@ -93,9 +107,19 @@ def _check_names(where: str, use_case: UseCase) -> None:
             )
 
 
+def _check_name(where: str, what: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise DeclarationError(
+            f"{where}: the {what} {name!r} cannot stand in SQL; use lower-case letters, digits "
+            "and _, a letter first"
+        )
+
+
 def _check_parts(where: str, use_case: UseCase) -> None:
     """Entities, logs and views are told apart by their names."""
     tables = {table.name for table in use_case.tables}
+    for name in sorted(tables):
+        _check_name(where, "raw table", name)
     kinds = (
         ("entity", ((spec.entity.name, spec.entity) for spec in use_case.features)),
         ("event log", ((spec.log.name, spec.log) for spec in use_case.features)),
@@ -104,6 +128,7 @@ def _check_parts(where: str, use_case: UseCase) -> None:
     for kind, parts in kinds:
         seen: dict[str, object] = {}
         for name, part in parts:
+            _check_name(where, kind, name)
             if seen.setdefault(name, part) != part:
                 raise DeclarationError(
                     f"{where}: two declarations of the {kind} {name!r} differ; rename one"
@@ -170,7 +195,7 @@ def check_sql(use_case: UseCase) -> None:
 
     Raises:
         DeclarationError: SQL that cannot be parsed, a ``*``, a raw table or column that is not
-            there.
+            there, a column whose name is the platform's, a function of the clock or of chance.
     """
     where = f"use case {use_case.name!r}"
     tables = {table.name for table in use_case.tables}
@@ -209,7 +234,20 @@ def _yields(at: str, sql: str, tables: set[str]) -> set[str]:
         )
     if query.is_star:
         raise DeclarationError(f"{at}: SELECT * hides what is yielded; name the columns")
-    return {name.lower() for name in query.named_selects}
+    for call in query.find_all(exp.Func):
+        name = call.name if isinstance(call, exp.Anonymous) else type(call).__name__
+        if name in VOLATILE or name.lower() in VOLATILE_TOO:
+            raise DeclarationError(
+                f"{at}: {call.sql('spark')} yields something else each time, so nothing could be "
+                "computed again; store the value in a raw table"
+            )
+    columns = {name.lower() for name in query.named_selects}
+    for name in sorted(columns):
+        if name.startswith("_"):
+            raise DeclarationError(
+                f"{at}: the column {name!r} begins with _, as the platform's own do; rename it"
+            )
+    return columns
 
 
 def _read(query: exp.Query) -> set[str]:

@@ -55,8 +55,9 @@ class EventLog:
     ``sql`` is one SELECT in Spark's dialect over the use case's raw tables. It yields the key
     columns of every entity that reads the log, ``event_timestamp`` and ``available_at`` (UTC
     timestamps), the columns of ``tie_break`` and the value columns. A feature view (one entity
-    over one log) whose row is older than ``ttl`` at the tick reads as missing. ``scheduled``: its
-    facts may lie ahead (a timetable), so they do not say how far the data reach.
+    over one log) whose row is older than ``ttl`` at the tick reads as missing, but never while
+    its longest window may still hold an event. ``scheduled``: its facts may lie ahead (a
+    timetable), so they do not say how far the data reach.
 
     ``fresh_within`` is a promise about the source: how old the newest ``available_at`` may be
     when features are computed. No model reads it, so it is no part of the declaration.
@@ -82,6 +83,10 @@ class FeatureSpec:
     * ``last``: the last value to become known that is not null (no window); ties are broken
       by ``available_at``, then ``event_timestamp``, then the log's tie-break columns
 
+    Sums and means are exact, whatever the order of rows: each value (times its weight) counts
+    with ``decimals`` places after the point, and one that has more is refused, not rounded.
+    Whole digits and decimals are 18 together.
+
     ``as_age=True``: the value is an instant in epoch seconds, and the model reads the minutes
     from it to the tick. ``default`` replaces a null before the model; with ``None`` the
     training mean does, and a missing indicator says so. ``bounds`` are those of the stored
@@ -95,6 +100,7 @@ class FeatureSpec:
     aggregation: Aggregation
     window: timedelta | None = None
     weight: str | None = None
+    decimals: int = 3
     as_age: bool = False
     default: float | None = None
     bounds: tuple[float, float] = (float("-inf"), float("inf"))
@@ -104,6 +110,12 @@ class FeatureSpec:
     def view(self) -> str:
         """Name of the feature view that stores this feature."""
         return f"{self.entity.name}_{self.log.name}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The sums that it is made of: a numerator, a denominator, or both."""
+        sums = {"count": ("bottom",), "sum": ("top",), "mean": ("top", "bottom")}
+        return sums.get(self.aggregation, ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,10 +202,20 @@ class FeatureView:
         return max((f.window for f in self.features if f.window is not None), default=timedelta(0))
 
     @property
+    def ttl(self) -> timedelta:
+        """How old a row may be at the tick that reads it. Until its longest window is over, a row
+        counts events that are still in it, so it is never older than its data."""
+        return max(self.log.ttl, self.reach)
+
+    @property
     def carried(self) -> tuple[str, ...]:
         """Columns of the sums that go on for ever, stored beside the features."""
-        endless = (f for f in self.features if f.aggregation != "last" and f.window is None)
-        return tuple(f"{f.name}_{part}" for f in endless for part in ("top", "bottom"))
+        return tuple(f"{f.name}_{part}" for f in self.endless for part in f.parts)
+
+    @property
+    def endless(self) -> tuple[FeatureSpec, ...]:
+        """Its sums that have no window."""
+        return tuple(f for f in self.features if f.parts and f.window is None)
 
     @property
     def continued(self) -> bool:

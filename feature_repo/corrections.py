@@ -5,7 +5,7 @@ turns the rows that went and the rows that came into events; events in both canc
 event that is left touches, of its entity,
 
 * the ticks whose windows hold it, and the one at which it leaves the longest of them,
-* of last values: its tick, up to the next event that states them all,
+* of a last value that it states: its tick, up to the next event that states this value,
 * of sums that go on for ever: the ticks at which the change of the sum is not zero.
 
 Those spans of ticks are computed by the same SQL as everything else (``Reach.spans``).
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from feature_repo.contract import FeatureView
 from feature_repo.dialect import to_duckdb
 from feature_repo.engine import Session, compute, last_rows
-from feature_repo.sql import DECIMAL, Reach, events_sql
+from feature_repo.sql import Reach, events_sql, summand
 from feature_repo.tables import Table, bind, by_month, files_between, month_of, table_files
 from feature_repo.zones import mapped_table
 
@@ -32,7 +32,7 @@ MANY = 50_000  # changed events of a view from which on it is computed from the 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corrected:
     """A view after corrections: the months that changed, whole, the state after them, and how
-    many rows were computed anew or removed."""
+    many rows (entity and tick) differ from before."""
 
     months: dict[str, pa.Table]
     state: pa.Table
@@ -40,156 +40,157 @@ class Corrected:
 
 
 def find_changes(session: Session, before: Table, after: Table) -> None:
-    """Leave the rows that only one version of a raw table has in ``went_<name>`` and
-    ``came_<name>``; only parts that differ are read."""
+    """Leave the rows that only one version of a raw table has in ``_went_<name>`` and
+    ``_came_<name>``; only parts that differ are read."""
     sides = {}
     for name, table, other in (("old", before, after), ("new", after, before)):
         known = {path.name for path in table_files(other)}
         files = table_files(table)
         changed = [path for path in files if path.name not in known]
-        bind(session.connection, f"{name}_rows", changed or files[:1])
-        sides[name] = f"(select * from {name}_rows where {bool(changed)})"
+        bind(session.connection, f"_{name}_rows", changed or files[:1])
+        sides[name] = f"(select * from _{name}_rows where {bool(changed)})"
     for name, these, those in (("went", "old", "new"), ("came", "new", "old")):
         session.connection.execute(
-            f"create or replace temp table {name}_{after.name} as "
+            f"create or replace temp table _{name}_{after.name} as "
             f"from {sides[these]} except all from {sides[those]}"
         )
 
 
 def find_events(session: Session, view: FeatureView, end: int) -> int:
     """Leave the view's events up to the tick ``end`` that came (sign 1) or went (sign -1) in
-    ``changes``; how many there are."""
+    ``_changes``; how many there are."""
     connection, table = session.connection, mapped_table(view.log.sql)
     values = (v for f in view.features for v in (f.value, f.weight) if v is not None)
     order = ("available_at", "event_timestamp", *view.log.tie_break)
-    named = dict.fromkeys((*view.entity.keys, "tick", *order, *values))
+    named = dict.fromkeys((*view.entity.keys, "_tick", *order, *values))
     columns = ", ".join(f'"{name}"' for name in named)
     for side in ("went", "came"):
-        connection.execute(f"create or replace temp view {table} as from {side}_{table}")
+        connection.execute(f"create or replace temp view {table} as from _{side}_{table}")
         connection.execute(
-            f"create or replace temp table {side} as select {columns} from "
-            f"({to_duckdb(events_sql(view, session.use_case.tick))}) where tick <= {end}"
+            f"create or replace temp table _{side} as select {columns} from "
+            f"({to_duckdb(events_sql(view, session.use_case.tick))}) where _tick <= {end}"
         )
     connection.execute(
-        "create or replace temp table changes as "
-        "select *, 1 as sign from (from came except all from went) "
-        "union all select *, -1 as sign from (from went except all from came)"
+        "create or replace temp table _changes as "
+        "select *, 1 as _sign from (from _came except all from _went) "
+        "union all select *, -1 as _sign from (from _went except all from _came)"
     )
-    return int(connection.sql("from changes").shape[0])
+    return int(connection.sql("from _changes").shape[0])
 
 
 def correct(
     session: Session, view: FeatureView, stored: Table, state: pa.Table, end: int
 ) -> Corrected:
-    """Compute what the events in ``changes`` touch, up to the tick ``end``; ``state`` holds at
+    """Compute what the events in ``_changes`` touch, up to the tick ``end``; ``state`` holds at
     ``end``, before the corrections.
 
     Raises:
         SourceError: a value outside its declared bounds, or a key twice.
     """
-    session.connection.register("state", state)
+    session.connection.register("_state", state)
     first, last = find_spans(session, view, end)
     find_base(session, view, stored)
     rows = compute(session, view, Reach(first=first, last=last, spans=True), None)
-    session.connection.execute(f"drop view base_{view.name}")
-    session.connection.register("fresh", rows)
-    months, gone = _months(session, view, stored, (first, last), rows)
-    return Corrected(months=months, state=_state(session, view, state), rows=rows.num_rows + gone)
+    session.connection.execute(f"drop view _base_{view.name}")
+    session.connection.register("_fresh", rows)
+    months, differing = _months(session, view, stored, (first, last))
+    return Corrected(months=months, state=_state(session, view, state), rows=differing)
 
 
 def find_spans(session: Session, view: FeatureView, end: int) -> tuple[int, int]:
     """Leave the touched ticks of each entity as disjoint spans ``lo`` to ``hi`` in
-    ``spans_<view>``; the first and the last of them."""
+    ``_spans_<view>``; the first and the last of them."""
     keys = ", ".join(view.entity.keys)
     reach = view.reach // session.use_case.tick
-    spans = [f"select {keys}, tick as lo, tick + {reach} as hi from changes"]
-    if any(f.aggregation == "last" for f in view.features):
-        spans.append(_last_spans(session, view, end))
+    spans = [f"select {keys}, _tick as _lo, _tick + {reach} as _hi from _changes"]
+    if lasts := dict.fromkeys(f.value for f in view.features if f.aggregation == "last"):
+        _find_stated(session, view, list(lasts), end)
+        spans += [_last_span(view, value, end) for value in lasts]
     if view.carried:
         spans.append(_carried_spans(view, end))
     session.connection.execute(
-        f"create or replace temp table spans_{view.name} as\n"
-        f"with spans as (select {keys}, lo, least(hi, {end}) as hi from ("
+        f"create or replace temp table _spans_{view.name} as\n"
+        f"with _spans as (select {keys}, _lo, least(_hi, {end}) as _hi from ("
         + " union all ".join(spans)
-        + f")),\nbefore as (select *, max(hi) over (partition by {keys} order by lo, hi "
-        "rows between unbounded preceding and 1 preceding) as reached from spans),\n"
-        "islands as (select *, sum(case when lo <= reached + 1 then 0 else 1 end) over "
-        f"(partition by {keys} order by lo, hi) as island from before)\n"
-        f"select {keys}, min(lo) as lo, max(hi) as hi from islands group by {keys}, island"
+        + f")),\n_before as (select *, max(_hi) over (partition by {keys} order by _lo, _hi "
+        "rows between unbounded preceding and 1 preceding) as _reached from _spans),\n"
+        "_islands as (select *, sum(case when _lo <= _reached + 1 then 0 else 1 end) over "
+        f"(partition by {keys} order by _lo, _hi) as _island from _before)\n"
+        f"select {keys}, min(_lo) as _lo, max(_hi) as _hi from _islands group by {keys}, _island"
     )
-    answer = session.connection.execute(f"select min(lo), max(hi) from spans_{view.name}")
+    answer = session.connection.execute(f"select min(_lo), max(_hi) from _spans_{view.name}")
     first, last = answer.fetchall()[0]
     return int(first), int(last)
 
 
-def _last_spans(session: Session, view: FeatureView, end: int) -> str:
-    """Last values: from a changed event's tick up to the next event that states them all."""
+def _find_stated(session: Session, view: FeatureView, values: list[str], end: int) -> None:
+    """Leave in ``_stated`` which values the events of the changed entities state, by tick (column
+    ``_states_<value>``), from the first change on."""
     keys, connection = ", ".join(view.entity.keys), session.connection
-    row = connection.execute("select min(tick) from changes").fetchall()[0]
+    row = connection.execute("select min(_tick) from _changes").fetchall()[0]
     session.see(
         view.log.sql, session.zones[view.log.name], row[0] * session.seconds, end * session.seconds
     )
-    values = dict.fromkeys(f.value for f in view.features if f.aggregation == "last")
-    complete = " and ".join(f'"{value}" is not null' for value in values)
+    states = ", ".join(f'bool_or("{value}" is not null) as _states_{value}' for value in values)
     connection.execute(
-        f"create or replace temp table complete as select distinct {keys}, tick from "
-        f"({to_duckdb(events_sql(view, session.use_case.tick))}) as events "
-        f"semi join changes using ({keys}) where {complete}"
+        f"create or replace temp table _stated as select {keys}, _tick, {states} from "
+        f"({to_duckdb(events_sql(view, session.use_case.tick))}) as _events "
+        f"semi join _changes using ({keys}) group by {keys}, _tick"
     )
+
+
+def _last_span(view: FeatureView, value: str, end: int) -> str:
+    """Last values: from a changed event that states this one up to the next event that does."""
+    keys = ", ".join(view.entity.keys)
     return (
-        f"(select {keys}, tick as lo, coalesce(following, {end + 1}) - 1 as hi from ("
-        f"select *, min(case when whole then tick end) over (partition by {keys} order by tick "
-        "range between 1 following and unbounded following) as following from ("
-        f"select distinct {keys}, tick, false as whole from changes union all "
-        f"select {keys}, tick, true as whole from complete)) where not whole)"
+        f"(select {keys}, _tick as _lo, coalesce(_following, {end + 1}) - 1 as _hi from ("
+        f"select *, min(case when _whole then _tick end) over (partition by {keys} order by _tick "
+        "range between 1 following and unbounded following) as _following from ("
+        f'select distinct {keys}, _tick, false as _whole from _changes where "{value}" is not null '
+        f"union all select {keys}, _tick, true as _whole from _stated where _states_{value}"
+        ")) where not _whole)"
     )
 
 
 def _carried_spans(view: FeatureView, end: int) -> str:
     """Endless sums: the ticks at which what came and what went do not cancel out."""
     keys = ", ".join(view.entity.keys)
-    sums, differ = [], []
-    for number, spec in enumerate(f for f in view.features if f.window is None):
-        if spec.aggregation == "last":
-            continue
-        product = f'"{spec.value}" * "{spec.weight}"' if spec.weight else f'"{spec.value}"'
-        one = f'"{spec.weight}"' if spec.weight else "1"
-        counted = f'case when "{spec.value}" is not null then {one} end'
-        for part, term in (("top", product), ("bottom", counted)):
-            name = f"{part}_{number}"
-            sums.append(f"sum(coalesce(sign * cast({term} as {DECIMAL}), 0)) as {name}")
-            differ.append(f"{name} <> 0")
+    terms = [summand(spec, part) for spec in view.endless for part in spec.parts]
+    names = [f"_sum_{number}" for number in range(len(terms))]
+    sums = ", ".join(
+        f"sum(coalesce(_sign * {term}, 0)) as {name}"
+        for name, term in zip(names, terms, strict=True)
+    )
     running = ", ".join(
-        f"sum({name}) over (partition by {keys} order by tick) as {name}"
-        for name in (sum_.split(" as ")[-1] for sum_ in sums)
+        f"sum({name}) over (partition by {keys} order by _tick) as {name}" for name in names
     )
     return (
-        f"(select {keys}, tick as lo, coalesce(following, {end + 1}) - 1 as hi from ("
-        f"select {keys}, tick, {running}, lead(tick) over (partition by {keys} order by tick) "
-        f"as following from (select {keys}, tick, {', '.join(sums)} from changes "
-        f"group by {keys}, tick)) where {' or '.join(differ)})"
+        f"(select {keys}, _tick as _lo, coalesce(_following, {end + 1}) - 1 as _hi from ("
+        f"select {keys}, _tick, {running}, lead(_tick) over (partition by {keys} order by _tick) "
+        f"as _following from (select {keys}, _tick, {sums} from _changes "
+        f"group by {keys}, _tick)) where {' or '.join(f'{name} <> 0' for name in names)})"
     )
 
 
 def find_base(session: Session, view: FeatureView, stored: Table) -> None:
-    """Leave each span's row before it in ``base_<view>``: the entity's last one in the stored
+    """Leave each span's row before it in ``_base_<view>``: the entity's last one in the stored
     view. Recent months are read first, and older ones only for what was not found."""
     keys, connection = ", ".join(view.entity.keys), session.connection
     files = sorted(table_files(stored), reverse=True)
-    bind(connection, "stored", files[:1])
+    bind(connection, "_stored", files[:1])
     connection.execute(
-        "create or replace temp table base as select *, 0::bigint as lo from stored where false"
+        "create or replace temp table _base as select *, 0::bigint as _lo from _stored where false"
     )
-    connection.execute(f"create or replace temp view base_{view.name} as from base")
+    connection.execute(f"create or replace temp view _base_{view.name} as from _base")
     start = 0
     while start < len(files):
         some = files[start : 2 * start + 2]
-        bind(connection, "stored", some)
+        bind(connection, "_stored", some)
         connection.execute(
-            f"insert into base select stored.*, lo from stored join "
-            f"(from spans_{view.name} anti join base using ({keys}, lo)) as spans "
-            f"using ({keys}) where {_tick(session)} < lo qualify row_number() over "
-            f"(partition by {keys}, lo order by event_timestamp desc) = 1"
+            f"insert into _base select _stored.*, _lo from _stored join "
+            f"(from _spans_{view.name} anti join _base using ({keys}, _lo)) as _spans "
+            f"using ({keys}) where {_tick(session)} < _lo qualify row_number() over "
+            f"(partition by {keys}, _lo order by event_timestamp desc) = 1"
         )
         start += len(some)
         if not _without_base(session, view):
@@ -201,57 +202,60 @@ def _without_base(session: Session, view: FeatureView) -> int:
     keys = ", ".join(view.entity.keys)
     return int(
         session.connection.sql(
-            f"select 1 from spans_{view.name} semi join state using ({keys}) "
-            f"anti join base using ({keys}, lo)"
+            f"select 1 from _spans_{view.name} semi join _state using ({keys}) "
+            f"anti join _base using ({keys}, _lo)"
         ).shape[0]
     )
 
 
 def _months(
-    session: Session, view: FeatureView, stored: Table, reach: tuple[int, int], rows: pa.Table
+    session: Session, view: FeatureView, stored: Table, reach: tuple[int, int]
 ) -> tuple[dict[str, pa.Table], int]:
-    """The changed months with ``fresh`` in the place of what the spans held, and how many rows
-    those were."""
+    """The changed months with ``_fresh`` in the place of what the spans held, and how many rows
+    differ."""
     connection, keys = session.connection, ", ".join(view.entity.keys)
     near = files_between(stored, *(tick * session.seconds for tick in reach))
-    bind(connection, "stored", near)
-    inside = _inside(session, view, "stored")
-    held = connection.execute(
-        f"select strftime(event_timestamp, '%Y-%m'), count(*) from stored where {inside} group by 1"
+    bind(connection, "_stored", near)
+    inside = _inside(session, view, "_stored")
+    connection.execute(
+        f"create or replace temp table _held as select * from _stored where {inside}"
+    )
+    differing = connection.execute(
+        "select strftime(event_timestamp, '%Y-%m'), count(*) from (select distinct "
+        f"{keys}, event_timestamp from ((from _held except all from _fresh) union all "
+        "(from _fresh except all from _held))) group by 1"
     ).fetchall()
-    changed = {month for month, _ in held}
-    changed |= set(by_month(rows, "event_timestamp")) if rows.num_rows else set()
+    changed = {month for month, _ in differing}
     files = [path for path in near if month_of(path) in changed]
-    bind(connection, "stored", files or near[:1])
+    bind(connection, "_stored", files or near[:1])
     whole = connection.sql(
-        f"select * from stored where {bool(files)} and not {inside} union all by name from fresh "
-        f"order by {keys}, event_timestamp"
+        f"select * from _stored where {bool(files)} and not {inside} union all by name "
+        f"from _fresh order by {keys}, event_timestamp"
     ).to_arrow_table()
     months = by_month(whole, "event_timestamp") if changed else {}
     # A month that lost all of its rows is still a changed one.
-    return {m: months.get(m, whole.slice(0, 0)) for m in changed}, sum(n for _, n in held)
+    return {m: months.get(m, whole.slice(0, 0)) for m in changed}, sum(n for _, n in differing)
 
 
 def _state(session: Session, view: FeatureView, before: pa.Table) -> pa.Table:
     """Each entity's last row: the new ones, and old ones that no span removed."""
-
-    inside = _inside(session, view, "old")
+    inside = _inside(session, view, "_old")
     rows = session.connection.sql(
-        f"select * exclude (lo) from base as old where not {inside} "
-        f"union all by name select * from state as old where not {inside} "
-        "union all by name from fresh"
+        f"select * exclude (_lo) from _base as _old where not {inside} "
+        f"union all by name select * from _state as _old where not {inside} "
+        "union all by name from _fresh"
     ).to_arrow_table()
     return last_rows(session, view, rows.cast(before.schema), None)
 
 
 def _inside(session: Session, view: FeatureView, relation: str) -> str:
     """Whether a row of ``relation`` lies in a span of its entity."""
-    same = " and ".join(f"span.{key} = {relation}.{key}" for key in view.entity.keys)
+    same = " and ".join(f"_span.{key} = {relation}.{key}" for key in view.entity.keys)
     return (
-        f"exists (select 1 from spans_{view.name} as span where {same} and "
-        f"{_tick(session, relation)} between span.lo and span.hi)"
+        f"exists (select 1 from _spans_{view.name} as _span where {same} and "
+        f"{_tick(session, relation)} between _span._lo and _span._hi)"
     )
 
 
-def _tick(session: Session, relation: str = "stored") -> str:
+def _tick(session: Session, relation: str = "_stored") -> str:
     return f"cast(epoch({relation}.event_timestamp) as bigint) // {session.seconds}"

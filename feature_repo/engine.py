@@ -18,7 +18,7 @@ from feature_repo.contract import FeatureView, UseCase
 from feature_repo.dialect import to_duckdb, tuned
 from feature_repo.errors import SourceError
 from feature_repo.home import Home
-from feature_repo.sql import DECIMAL, Reach, view_text
+from feature_repo.sql import Reach, view_text
 from feature_repo.tables import (
     Table,
     bind,
@@ -131,11 +131,20 @@ def last_tick(session: Session, until: datetime | None) -> int:
     if until is not None:
         return epoch_seconds(until) // session.seconds
     use_case = session.use_case
-    logs = {v.log.name for v in use_case.views if not v.log.scheduled}
-    facts = bounds(session.zones[name] for name in logs)[1]
-    asked = bounds([session.zones[REQUESTS]])[1]
+    logs = {v.log.name: v.log.sql for v in use_case.views if not v.log.scheduled}
+    facts = max((_last(session, *log, "available_at") for log in logs.items()), default=0)
+    asked = _last(session, REQUESTS, use_case.requests_sql, "prediction_time")
     present = tick_of(datetime.now(timezone.utc), tick=use_case.tick, lag=use_case.lag)
     return min(-(-max(facts, asked) // session.seconds), epoch_seconds(present) // session.seconds)
+
+
+def _last(session: Session, name: str, sql: str, instant: str) -> int:
+    """The last instant (epoch seconds, rounded up) that a query yields; 0 without any."""
+    if session.zones[name] or mapped_table(sql):
+        return bounds([session.zones[name]])[1]
+    session.see(sql, {}, -math.inf, math.inf)
+    found = session.connection.execute(f"select ceil(epoch(max({instant}))) from ({tuned(sql)})")
+    return int(found.fetchall()[0][0] or 0)
 
 
 def store_view(session: Session, view: FeatureView, chunks: Iterator[Reach]) -> tuple[Table, Table]:
@@ -169,14 +178,14 @@ def compute(session: Session, view: FeatureView, reach: Reach, state: pa.Table |
     first = -math.inf if reach.first is None else (reach.first - back) * tick
     session.see(view.log.sql, session.zones[view.log.name], first, reach.last * tick)
     if state is not None:
-        session.connection.register(f"base_{view.name}", state)
+        session.connection.register(f"_base_{view.name}", state)
     text = view_text(view, session.use_case.tick, reach.first is not None, reach.spans)
     try:
         rows = session.ask(tuned(text), reach.values)
     except duckdb.ConversionException as exc:
         raise SourceError(
             f"use case {session.use_case.name!r}, feature view {view.name!r}: a value of event log "
-            f"{view.log.name!r} is no number that {DECIMAL} holds ({str(exc).splitlines()[0]}); "
+            f"{view.log.name!r} is no number that its sums hold ({str(exc).splitlines()[0]}); "
             "mend it, or filter it out in the log's SQL"
         ) from exc
     validate_table(rows, view_schema(view))
@@ -192,9 +201,9 @@ def last_rows(
 
     keys = ", ".join(view.entity.keys)
     every = rows if before is None else pa.concat_tables([before.select(rows.column_names), rows])
-    session.connection.register("every", every)
+    session.connection.register("_every", every)
     return session.connection.sql(
-        f"select * from every qualify row_number() over (partition by {keys} "
+        f"select * from _every qualify row_number() over (partition by {keys} "
         f"order by event_timestamp desc) = 1 order by {keys}"
     ).to_arrow_table()
 
@@ -251,7 +260,7 @@ def _joined(session: Session, views: list[Table]) -> Iterator[tuple[str, pa.Tabl
     for start, end in zip([None, *cuts], [*cuts, None], strict=True):
         session.see(use_case.requests_sql, zones, start or -math.inf, end or math.inf)
         for view in use_case.views:
-            back = view.log.ttl + use_case.lag + use_case.tick
+            back = view.ttl + use_case.lag + use_case.tick
             since = -math.inf if start is None else start - back.total_seconds()
             files = files_between(named(views, view.name), since, end or math.inf)
             bind(session.connection, view.name, files)

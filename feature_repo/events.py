@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from feature_repo.contract import EventLog, UseCase
+from feature_repo.checks import DIGITS
+from feature_repo.contract import EventLog, FeatureSpec, UseCase
 from feature_repo.dialect import to_duckdb, tuned
 from feature_repo.errors import SourceError
 from feature_repo.tables import Table, bind, connect, table_files
@@ -77,14 +78,23 @@ def check_events(
     Raises:
         SourceError: names log, rule, count, three events and the way out.
     """
+    import duckdb
+
     where = f"use case {use_case.name!r}, event log {log.name!r}"
     _check_types(connection, log, where)
-    rules = event_rules(log, as_of)
+    rules = [*event_rules(log, as_of), *sum_rules(use_case, log)]
     entities = {v.entity.name: v.entity.keys for v in use_case.views if v.log.name == log.name}
     tests = [test for test, _ in rules]
     tests += [" or ".join(f"{key} is null" for key in keys) for keys in entities.values()]
     counts = "".join(f", count(*) filter (where {test})" for test in tests)
-    connection.execute(f"select count(*){counts} from ({tuned(log.sql)})")
+    try:
+        connection.execute(f"select count(*){counts} from ({tuned(log.sql)})")
+    except duckdb.DataError as exc:
+        raise SourceError(
+            f"{where}: its SQL meets a value that it cannot compute with "
+            f"({str(exc).splitlines()[0]}); bound the column in the source's schema, or filter it "
+            "out in the log's SQL"
+        ) from exc
     events, *found = connection.fetchall()[0]
     for (test, message), count in zip(rules, found[: len(rules)], strict=True):
         if count:
@@ -117,6 +127,12 @@ def event_rules(log: EventLog, as_of: datetime) -> list[tuple[str, str]]:
         )
         for name, what in zip(INSTANTS, ("happened", "became known"), strict=True)
     ]
+    rules.append(
+        (
+            "least(event_timestamp, available_at) < timestamptz '1970-01-01 00:00:00Z'",
+            "lie before 1970, from where ticks are counted; mend the instants",
+        )
+    )
     if log.scheduled:
         return rules
     return [
@@ -132,6 +148,37 @@ def event_rules(log: EventLog, as_of: datetime) -> list[tuple[str, str]]:
             "time, or a wrong date; mend them, or declare the log as scheduled",
         ),
     ]
+
+
+def sum_rules(use_case: UseCase, log: EventLog) -> list[tuple[str, str]]:
+    """What no value may be (SQL) that the log's features add up: one that their decimals do not
+    hold. Engines would round it, and not alike."""
+    rules: dict[str, tuple[str, FeatureSpec]] = {}
+    for spec in use_case.features:
+        if spec.log != log or spec.aggregation not in ("sum", "mean"):
+            continue
+        for names in ((spec.value, spec.weight), (spec.weight,)):
+            named = [name for name in names if name]
+            if test := named and _inexact(" * ".join(f'"{n}"' for n in named), spec.decimals):
+                rules.setdefault(test, (" * ".join(named), spec))
+    return [
+        (
+            test,
+            f"have a {what} that is no number of {spec.decimals} decimals and "
+            f"{DIGITS - spec.decimals} digits before them, as {spec.name!r} sums it up: round it "
+            f"in the log's SQL, floor(x * 1e{spec.decimals} + 0.5) / 1e{spec.decimals}, or "
+            "declare other decimals",
+        )
+        for test, (what, spec) in rules.items()
+    ]
+
+
+def _inexact(term: str, decimals: int) -> str:
+    """Whether a number is another one as a decimal; what a double cannot hold aside (.1 * 3)."""
+    number = f"cast({term} as double)"
+    exact = f"cast(try_cast({number} as decimal({DIGITS},{decimals})) as double)"
+    near = f"abs({exact} - {number}) <= 1e-{decimals + 3} + abs({number}) * 1e-15"
+    return f"{number} is not null and not coalesce({near}, false)"
 
 
 def _examples(

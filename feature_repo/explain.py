@@ -7,7 +7,6 @@ gives another value than the stored row has found a fault in one of the two.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -152,12 +151,13 @@ def _events(
     names = list(dict.fromkeys(n for f in view.features for n in (f.value, f.weight) if n))
     columns = ", ".join(f'"{name}"' for name in names)  # a log may call one "at"
     where = " AND ".join(f'"{key}" = ?' for key in view.entity.keys)
+    since = _reach(view, tick, length)
     order = ", ".join(("available_at", "event_timestamp", *view.log.tie_break))
     found = session.execute(
         f"SELECT epoch_us(event_timestamp), epoch_us(available_at), {columns} "
         f"FROM ({to_duckdb(view.log.sql)}) WHERE {where} AND (event_timestamp <= "
         f"TIMESTAMPTZ '{at.isoformat()}' OR available_at <= TIMESTAMPTZ '{tick.isoformat()}') "
-        f"AND available_at > TIMESTAMPTZ '{_reach(view, tick).isoformat()}' ORDER BY {order}",
+        f"AND available_at > TIMESTAMPTZ '{since.isoformat()}' ORDER BY {order}",
         [entity[key] for key in view.entity.keys],
     ).fetchall()
     step = _micros(length)
@@ -172,10 +172,13 @@ def _events(
     ]
 
 
-def _reach(view: FeatureView, tick: datetime) -> datetime:
+def _reach(view: FeatureView, tick: datetime, length: timedelta) -> datetime:
     """What was known by then counts no more at ``tick``: longest window, ttl of its last row."""
     spans = [f.window for f in view.features if f.window is not None]
-    return tick - max(spans) - view.log.ttl if len(spans) == len(view.features) else EPOCH
+    if len(spans) < len(view.features):
+        return EPOCH
+    # An event is seen up to a tick after it was known.
+    return tick - max(spans) - view.ttl - length
 
 
 def _micros(span: timedelta) -> int:
@@ -253,7 +256,7 @@ def _living(view: FeatureView, seen: list[Event], now: int) -> bool:
     spans = {_micros(f.window) for f in view.features if f.window is not None} | {0}
     rows = (event.tick + span for event in seen for span in spans)
     last = max((row for row in rows if row <= now), default=None)
-    return last is not None and now - last <= _micros(view.log.ttl)
+    return last is not None and now - last <= _micros(view.ttl)
 
 
 def _behind(spec: FeatureSpec, seen: list[Event], now: int) -> tuple[Event, ...]:
@@ -264,7 +267,7 @@ def _behind(spec: FeatureSpec, seen: list[Event], now: int) -> tuple[Event, ...]
 
 
 def _value(spec: FeatureSpec, events: Sequence[Event]) -> float | None:
-    """The aggregation, written again: decimals with three digits, as the contract has it."""
+    """The aggregation, written again: sums of whole units of the last decimal."""
     values = [e.values[spec.value] for e in events]
     if spec.aggregation == "last":
         return values[-1] if values else None
@@ -274,13 +277,9 @@ def _value(spec: FeatureSpec, events: Sequence[Event]) -> float | None:
     pairs = [
         (v, w) for v, w in zip(values, weights, strict=True) if v is not None and w is not None
     ]
-    total = sum(_thousandths(v * w) for v, w in pairs)
+    unit = float(10**spec.decimals)
+    total = sum(round(v * w * unit) for v, w in pairs)
     if spec.aggregation == "sum":
-        return total / 1000
-    weight = sum(_thousandths(w) for _, w in pairs)
-    return (total / 1000) / (weight / 1000) if weight else None
-
-
-def _thousandths(value: float) -> int:
-    """A value in whole thousandths, halves away from zero: sums of them know no order."""
-    return math.floor(abs(value) * 1000 + 0.5) * (1 if value >= 0 else -1)
+        return total / unit
+    weight = sum(round(w * unit) for _, w in pairs)
+    return (total / unit) / (weight / unit) if weight else None

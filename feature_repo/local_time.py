@@ -14,12 +14,13 @@ Array = np.ndarray[tuple[int], np.dtype[Any]]
 def local_time(instants: Array, zone: str) -> Array:
     """Wall-clock time in ``zone`` of UTC instants (datetime64), as datetime64[s] [n].
 
-    Offsets change on the full hour in the zones of this century, so one look-up an hour does.
+    Offsets change on a quarter of an hour in UTC (Lord Howe's on the half), so one look-up for
+    each does.
     """
     seconds = instants.astype("datetime64[s]").astype(np.int64)
-    hours, inverse = np.unique(seconds // 3600, return_inverse=True)
+    quarters, inverse = np.unique(seconds // 900, return_inverse=True)
     info = ZoneInfo(zone)
-    offsets = np.array([_offset(int(hour) * 3600, info) for hour in hours], dtype=np.int64)
+    offsets = np.array([_offset(int(quarter) * 900, info) for quarter in quarters], dtype=np.int64)
     local: Array = (seconds + offsets[inverse]).astype("datetime64[s]")
     return local
 

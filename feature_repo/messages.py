@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import EventLog, RawTable, UseCase
 from feature_repo.errors import SourceError
-from feature_repo.events import event_rules
-from feature_repo.sql import DECIMAL
+from feature_repo.events import event_rules, sum_rules
 from feature_repo.tables import connect
 from feature_repo.zones import mapped_table, with_column
 
@@ -206,7 +205,7 @@ def _events(
         for log in logs.values():
             if mapped_table(log.sql) != table:
                 continue
-            tests = [*event_rules(log, clock), *_values(use_case, log)]
+            tests = [*event_rules(log, clock), *_values(use_case, log), *sum_rules(use_case, log)]
             cases = " ".join(f"when {test} then {i}" for i, (test, _) in enumerate(tests))
             found = session.execute(
                 f"select message, case {cases} end as broken from "
@@ -225,10 +224,6 @@ def _values(use_case: UseCase, log: EventLog) -> Iterator[tuple[str, str]]:
         if spec.aggregation in ("last", "mean") and math.isfinite(high - low):
             rule = f'not ("{spec.value}" between {low!r} and {high!r})'
             yield rule, f"have a {spec.value} outside [{low:g}, {high:g}] of {spec.name!r}"
-        if spec.aggregation in ("sum", "mean"):
-            term = " * ".join(f'"{name}"' for name in (spec.value, spec.weight) if name)
-            rule = f"{term} is not null and try_cast({term} as {DECIMAL}) is null"
-            yield rule, f"have a {spec.value} that is too large for the sums of {spec.name!r}"
 
 
 def data_faults() -> tuple[type[Exception], ...]:

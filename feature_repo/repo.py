@@ -121,7 +121,7 @@ def _view(view: FeatureView, entities: Mapping[str, FeastEntity], path: str) -> 
     return FeastView(
         name=view.name,
         entities=[entities[key] for key in view.entity.keys],
-        ttl=view.log.ttl,
+        ttl=view.ttl,
         schema=[
             *(Field(name=key, dtype=String) for key in view.entity.keys),
             *(

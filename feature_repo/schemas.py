@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import FeatureSpec, FeatureView, RequestField, UseCase
 from feature_repo.errors import SourceError
+from feature_repo.ticks import EPOCH
 
 if TYPE_CHECKING:
     import pandera.polars as pp
@@ -34,7 +35,9 @@ def view_schema(view: FeatureView) -> TableSchema:
     columns = {key: pp.Column(pl.String) for key in view.entity.keys}
     columns |= {name: pp.Column(instant) for name in ("event_timestamp", "created_timestamp")}
     columns |= {spec.name: _number(spec) for spec in view.features}
-    columns |= {name: pp.Column(pl.Decimal(38, 3)) for name in view.carried}
+    for spec in view.endless:
+        exact = pl.Decimal(38, spec.decimals)
+        columns |= {f"{spec.name}_{part}": pp.Column(exact) for part in spec.parts}
     return TableSchema(
         name=view.name,
         columns=pp.DataFrameSchema(columns, strict=True, ordered=True),
@@ -50,7 +53,8 @@ def training_set_schema(use_case: UseCase) -> TableSchema:
 
     instant = pl.Datetime("us", "UTC")
     columns = {"request_id": pp.Column(pl.String)}
-    columns |= {n: pp.Column(instant) for n in ("prediction_time", "event_time", "tick")}
+    since = pp.Check.ge(EPOCH)  # ticks are counted from there
+    columns |= {n: pp.Column(instant, since) for n in ("prediction_time", "event_time", "tick")}
     columns |= {field.name: _field(field) for field in use_case.fields}
     columns |= {spec.name: _number(spec) for spec in use_case.features}
     columns |= {

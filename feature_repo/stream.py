@@ -24,6 +24,7 @@ from feature_repo.inbox import Counting, Inbox, Received
 from feature_repo.messages import Message, data_faults, line_of
 from feature_repo.store import Materialisation, materialise
 from feature_repo.tables import (
+    FILE,
     Table,
     bind,
     by_month,
@@ -219,7 +220,7 @@ def _touched(session: duckdb.DuckDBPyConnection, declared: RawTable, table: Tabl
         return files
     bind(session, "held", files, filename=True)
     left = session.execute(
-        f"select distinct filename from held semi join told using ({', '.join(declared.key)})"
+        f"select distinct {FILE} from held semi join told using ({', '.join(declared.key)})"
     ).fetchall()
     entered = session.execute(f"select distinct strftime({declared.time}, '%Y-%m') from told")
     touched = {name for (name,) in (*left, *entered.fetchall())}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from feature_repo.contract import RawTable
 
 
+FILE = "_file"
 MEMORY = "3GB"  # what one session of DuckDB may hold; beyond it, DuckDB spills to disk
 
 
@@ -241,9 +242,9 @@ def bind(
     connection: duckdb.DuckDBPyConnection, name: str, files: Iterable[Path], filename: bool = False
 ) -> None:
     """Let ``name`` be a view of Parquet files (at least one), in place of an older one;
-    ``filename`` adds a column that names each row's file."""
+    ``filename`` adds the column ``FILE``, which names each row's file."""
     listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    options = ", filename = true" if filename else ""
+    options = f", filename = '{FILE}'" if filename else ""
     connection.execute(
         f'CREATE OR REPLACE TEMP VIEW "{name}" AS SELECT * FROM read_parquet([{listed}]{options})'
     )

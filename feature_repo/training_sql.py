@@ -29,31 +29,31 @@ def training_set_sql(use_case: UseCase, start: int | None = None, end: int | Non
     seconds = seconds_of(use_case.tick)
     micros, lag = seconds * 1_000_000, seconds_of(use_case.lag) * 1_000_000
     parts = [
-        f"requests as (\n  select asked.*, (unix_micros(prediction_time) - {lag}) div {micros} "
-        f"as tick_index\n  from ({use_case.requests_sql}) as asked{where}\n)"
+        f"_requests as (\n  select _asked.*, (unix_micros(prediction_time) - {lag}) div {micros} "
+        f"as _tick_index\n  from ({use_case.requests_sql}) as _asked{where}\n)"
     ]
     joins = ""
     for view in use_case.views:
         parts += _read(view, seconds)
-        on = " and ".join(f"requests.{k} = read_{view.name}.{k}" for k in view.entity.keys)
+        on = " and ".join(f"_requests.{k} = _read_{view.name}.{k}" for k in view.entity.keys)
         joins += (
-            f"\nleft join read_{view.name} on {on} "
-            f"and requests.tick_index = read_{view.name}.tick_index"
+            f"\nleft join _read_{view.name} on {on} "
+            f"and _requests._tick_index = _read_{view.name}._tick_index"
         )
     columns = [
-        "requests.request_id", "requests.prediction_time", "requests.event_time",
-        f"timestamp_seconds(requests.tick_index * {seconds}) as tick",
-        *(f"cast(requests.{f.name} as {CAST[f.dtype]}) as {f.name}" for f in use_case.fields),
-        *(f"read_{f.view}.{f.name}" for f in use_case.features),
-        "cast(requests.label as double) as label", "requests.label_available_at",
+        "_requests.request_id", "_requests.prediction_time", "_requests.event_time",
+        f"timestamp_seconds(_requests._tick_index * {seconds}) as tick",
+        *(f"cast(_requests.{f.name} as {CAST[f.dtype]}) as {f.name}" for f in use_case.fields),
+        *(f"_read_{f.view}.{f.name}" for f in use_case.features),
+        "cast(_requests.label as double) as label", "_requests.label_available_at",
     ]  # fmt: skip
     return (
         "with "
         + ",\n".join(parts)
         + "\nselect "
         + ",\n  ".join(columns)
-        + f"\nfrom requests{joins}"
-        "\norder by requests.prediction_time, requests.request_id"
+        + f"\nfrom _requests{joins}"
+        "\norder by _requests.prediction_time, _requests.request_id"
     )
 
 
@@ -61,22 +61,24 @@ def _read(view: FeatureView, seconds: int) -> list[str]:
     """The view as of each requested (entity, tick); rows older than the ttl stay out."""
     keys, name = ", ".join(view.entity.keys), view.name
     known = " and ".join(f"{key} is not null" for key in view.entity.keys)
-    on = " and ".join(f"asof_{name}.{k} = rows_{name}.{k}" for k in view.entity.keys)
+    on = " and ".join(f"_asof_{name}.{k} = _rows_{name}.{k}" for k in view.entity.keys)
     wanted = ", ".join(
-        (*(f"asof_{name}.{k}" for k in view.entity.keys), f"asof_{name}.tick_index",
-         *(f"rows_{name}.{f.name}" for f in view.features))
+        (*(f"_asof_{name}.{k}" for k in view.entity.keys), f"_asof_{name}._tick_index",
+         *(f"_rows_{name}.{f.name}" for f in view.features))
     )  # fmt: skip
     return [
-        f"rows_{name} as (\n  select {name}.*, unix_seconds(event_timestamp) div {seconds} "
-        f"as tick_index\n  from {name}\n)",
-        f"union_{name} as (\n  select {keys}, tick_index, tick_index as row_tick, 0 as asked "
-        f"from rows_{name}\n  union all\n  select distinct {keys}, tick_index, "
-        f"cast(null as bigint) as row_tick, 1 as asked from requests where {known}\n)",
-        f"asof_{name} as (\n  select {keys}, tick_index, asked, max(row_tick) over (partition by "
-        f"{keys} order by tick_index range between unbounded preceding and current row) "
-        f"as row_tick\n  from union_{name}\n)",
-        f"read_{name} as (\n  select {wanted}\n  from asof_{name} join rows_{name} on {on} "
-        f"and asof_{name}.row_tick = rows_{name}.tick_index\n  where asof_{name}.asked = 1 and "
-        f"(asof_{name}.tick_index - asof_{name}.row_tick) * {seconds} <= {seconds_of(view.log.ttl)}"
+        f"_rows_{name} as (\n  select {name}.*, unix_seconds(event_timestamp) div {seconds} "
+        f"as _tick_index\n  from {name}\n)",
+        f"_union_{name} as (\n  select {keys}, _tick_index, _tick_index as _row_tick, 0 as _asked "
+        f"from _rows_{name}\n  union all\n  select distinct {keys}, _tick_index, "
+        f"cast(null as bigint) as _row_tick, 1 as _asked from _requests where {known}\n)",
+        f"_asof_{name} as (\n  select {keys}, _tick_index, _asked, max(_row_tick) over ("
+        f"partition by {keys} order by _tick_index "
+        "range between unbounded preceding and current row) as _row_tick\n"
+        f"  from _union_{name}\n)",
+        f"_read_{name} as (\n  select {wanted}\n  from _asof_{name} join _rows_{name} on {on} "
+        f"and _asof_{name}._row_tick = _rows_{name}._tick_index\n"
+        f"  where _asof_{name}._asked = 1 and "
+        f"(_asof_{name}._tick_index - _asof_{name}._row_tick) * {seconds} <= {seconds_of(view.ttl)}"
         "\n)",
     ]

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Updated:
-    """The views as of ``built.until``. ``corrected``: rows of earlier ticks that were computed
-    anew or removed; ``added``: rows of new ticks; ``rebuilt``: views computed from the start."""
+    """The views as of ``built.until``. ``corrected``: rows of earlier ticks that differ now;
+    ``added``: rows of new ticks; ``rebuilt``: views computed from the start."""
 
     built: Built
     corrected: int
@@ -52,7 +52,8 @@ def update_views(
     home: Home, use_case: UseCase, tables: list[Table], before: Built | None, until: datetime | None
 ) -> Updated:
     """Bring every feature view to the raw ``tables`` and to ``until``; equal, byte for byte, to
-    computing it from the start. ``until=None``: as far as the data reach; never back in time.
+    computing it from the start, as is done where a raw table's columns changed. ``until=None``:
+    as far as the data reach; never back in time.
 
     Raises:
         SourceError: a value outside its declared bounds, or a key twice.
@@ -62,11 +63,18 @@ def update_views(
     end = max(last_tick(session, until), before.until // session.seconds if before else 0)
     if before is None:
         return rebuilt(build_views(home, use_case, tables, until))
+    others = set()  # tables with other columns: their rows cannot be compared
     for table in tables:
-        find_changes(session, named(before.tables, table.name), table)
+        if (older := named(before.tables, table.name)).schema_hash == table.schema_hash:
+            find_changes(session, older, table)
+        else:
+            others.add(table.name)
     views, states, counts = [], [], []
     for view in use_case.views:
-        stored, state, count = _update(session, view, before, end)
+        if mapped_table(view.log.sql) in {None, *others}:
+            stored, state, count = _rebuilt(session, view, end)
+        else:
+            stored, state, count = _update(session, view, before, end)
         views.append(stored)
         states.append(state)
         counts.append(count)
@@ -85,16 +93,14 @@ def _update(
     """The view and its state at ``end``; rows corrected, rows added, and 1 if it was rebuilt."""
     stored, state = named(before.views, view.name), named(before.states, f"state_{view.name}")
     then = before.until // session.seconds
-    if mapped_table(view.log.sql) is None:
-        return _rebuilt(session, view, end)
     changes = find_events(session, view, then)
     if changes > MANY:
         return _rebuilt(session, view, end)
-    if not changes and then == end:
-        return stored, state, (0, 0, 0)
     corrected = Corrected(months={}, state=read_table(state), rows=0)
     if changes:
         corrected = correct(session, view, stored, corrected.state, then)
+    if not corrected.months and then == end:
+        return stored, state, (0, 0, 0)
     advance = _Advance(session, view, stored, corrected, then, end)
     table = write_parts(session.home, view.name, advance.parts(), parts_of(stored).values())
     new_state = write_table(session.home, f"state_{view.name}", advance.state)

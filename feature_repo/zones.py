@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from feature_repo.dialect import tuned
-from feature_repo.tables import bind
+from feature_repo.tables import FILE, bind
 
 if TYPE_CHECKING:
     import duckdb
+    import sqlglot.expressions as exp
 
 
 class Zone(NamedTuple):
@@ -37,6 +38,10 @@ def mapped_table(sql: str) -> str | None:
     import sqlglot.expressions as exp
 
     tree = sqlglot.parse_one(sql, read="spark")
+    # A SELECT elsewhere (exists, in, a scalar) looks at other rows than its own.
+    places = (select.parent for select in tree.find_all(exp.Select))
+    if not all(_is_arm(place) for place in places):
+        return None
     if tree.find(
         exp.Join, exp.Group, exp.Window, exp.Distinct, exp.AggFunc, exp.Limit, exp.Intersect,
         exp.Except, exp.Lateral, exp.With,
@@ -46,6 +51,15 @@ def mapped_table(sql: str) -> str | None:
         return None
     tables = {table.name for table in tree.find_all(exp.Table)}
     return tables.pop() if len(tables) == 1 else None
+
+
+def _is_arm(place: exp.Expr | None) -> bool:
+    """Whether a SELECT there is the query, an arm of a UNION or what a FROM reads."""
+    import sqlglot.expressions as exp
+
+    while isinstance(place, exp.Subquery):
+        place = place.parent
+    return place is None or isinstance(place, exp.From | exp.Union)
 
 
 def find_zones(
@@ -65,11 +79,11 @@ def find_zones(
     if table is None or not fresh:
         return found
     bind(connection, table, fresh, filename=True)
-    with_file = with_column(sql, "filename")
+    with_file = with_column(sql, FILE)
     rows = connection.execute(
-        f"select filename, cast(floor(epoch(min({instant}))) as bigint), "
+        f"select {FILE}, cast(floor(epoch(min({instant}))) as bigint), "
         f"cast(ceil(epoch(max({instant}))) as bigint), count(*) from ({with_file}) as log "
-        f"where {instant} is not null group by filename"
+        f"where {instant} is not null group by {FILE}"
     ).fetchall()
     return found | {Path(name).name: Zone(*rest) for name, *rest in rows}
 

@@ -43,7 +43,7 @@ class OnlineStore:
         self._use_case = use_case
         self._views = use_case.views
         self._forms = [row_format(view) for view in self._views]
-        self._ttls = np.array([[view.log.ttl.total_seconds()] for view in self._views])
+        self._ttls = np.array([[view.ttl.total_seconds()] for view in self._views])
         self._state: tuple[bytes, StoreState] | None = None
         self._checked(self._rows.get([STATE])[0])
 

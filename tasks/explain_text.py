@@ -32,7 +32,7 @@ def told(explanation: Explanation, newest: int) -> str:
 def _view(view: ExplainedView, tick: datetime, newest: int) -> Iterator[str]:
     keys, log = ", ".join(view.view.entity.keys), view.view.log
     row = f"row of tick {_iso(view.row)}" if view.row else "no row"
-    yield f"== {view.view.name}: log {log.name}, by {keys}; {row}, ttl {_span(log.ttl)}"
+    yield f"== {view.view.name}: log {log.name}, by {keys}; {row}, ttl {_span(view.view.ttl)}"
     for events, features in groupby(view.features, key=lambda f: f.events):
         together = list(features)
         for feature in together:

@@ -70,10 +70,12 @@ def _last(
     )  # fmt: skip
 
 
-def _mean(value: str, hours: int, bounds: tuple[float, float], unit: str) -> FeatureSpec:
+def _mean(
+    value: str, hours: int, bounds: tuple[float, float], unit: str, decimals: int = 3
+) -> FeatureSpec:
     return FeatureSpec(
         name=f"{value}_mean_{hours}h", entity=STATION, log=OBSERVATIONS, value=value,
-        aggregation="mean", window=timedelta(hours=hours), bounds=bounds,
+        aggregation="mean", window=timedelta(hours=hours), decimals=decimals, bounds=bounds,
         description=f"mean {value} of the last {hours} h, {unit}",
     )  # fmt: skip
 
@@ -90,7 +92,7 @@ FEATURES = (
     *(_mean("temp", hours, TEMPERATURE, "°F") for hours in (3, 6, 24)),
     _mean("dewp", 6, TEMPERATURE, "°F"),
     *(_mean("pressure", hours, (860, 1090), "hPa") for hours in (3, 24)),
-    _mean("wind_speed", 6, (0, 200), "mph"),
+    _mean("wind_speed", 6, (0, 200), "mph", decimals=5),
     _last("temp_yesterday", "temp", TEMPERATURE, "temperature a day before, °F", YESTERDAY),
 )
 

@@ -210,10 +210,13 @@ class Oracle:
         }
 
     def _fresh(self, view: FeatureView, history: History, tick: int) -> bool:
-        """Whether the entity's last row, by event or by expiry, is within the ttl."""
+        """Whether the entity's last row, by event or by expiry, is within the ttl, or so young
+        that its longest window may still hold an event."""
         rows = _row_ticks(view, history)
+        windows = [f.window for f in view.features if f.window is not None]
+        longest = max([view.log.ttl, *windows]).total_seconds()
         past = rows[rows <= tick]
-        return len(past) > 0 and tick - int(past.max()) <= view.log.ttl.total_seconds()
+        return len(past) > 0 and tick - int(past.max()) <= longest
 
 
 def _row_ticks(view: FeatureView, history: History) -> Array:
@@ -234,8 +237,9 @@ def _value(spec: FeatureSpec, history: History, tick: int) -> float:
         return float(len(values))
     if spec.aggregation == "last":
         return float(values[-1]) if len(values) else math.nan
-    # Thousandths as whole numbers: sums do not depend on the order of rows.
-    total = int(np.rint(values * weights * 1000).astype(np.int64).sum())
+    # Whole units of the last decimal: sums do not depend on the order of rows.
+    unit = float(10**spec.decimals)
+    total = int(np.rint(values * weights * unit).astype(np.int64).sum())
     if spec.aggregation == "sum":
-        return total / 1000
-    return total / 1000 / float(weights.sum()) if weights.sum() else math.nan
+        return total / unit
+    return total / unit / float(weights.sum()) if weights.sum() else math.nan

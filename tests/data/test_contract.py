@@ -80,7 +80,7 @@ KEYS = ("origin", "dest", "carrier", "flight")
             lambda: replace(FLIGHTS, derived=(DerivedInput(name="origin", function=hour),)),
             ("'origin'", "twice"),
         ),
-        (with_feature(FIRST, name="Mean delay"), ("'Mean delay'", "no column name", "letters")),
+        (with_feature(FIRST, name="Mean delay"), ("'Mean delay'", "stand in SQL", "letters")),
         *(
             (with_feature(FIRST, name=name), (f"'{name}'", "reserved", "rename"))
             for name in ("tick", "label", "event_timestamp", "created_timestamp", "split")
@@ -136,6 +136,15 @@ KEYS = ("origin", "dest", "carrier", "flight")
             (WINDOWED.name, "shorter than the tick of 0:15:00", "multiple of the tick"),
         ),
         (with_feature(WINDOWED, window=-timedelta(hours=1)), (WINDOWED.name, "shorter")),
+        (with_feature(FIRST, decimals=19), (FIRST.name, "decimals 19", "0 to 18")),
+        (
+            lambda: replace(FLIGHTS, features=(FIRST, replace(FIRST, name=f"{FIRST.name}_top"))),
+            (f"'{FIRST.name}_top'", "carries on", "rename"),
+        ),
+        (
+            lambda: replace(FLIGHTS, tables=(*FLIGHTS.tables, RawTable(name="_held", key=()))),
+            ("raw table '_held'", "cannot stand in SQL"),
+        ),
         (with_feature(FIRST, bounds=(1.0, 0.0)), (FIRST.name, "(1.0, 0.0)", "reversed")),
         (with_feature(FIRST, bounds=(float("nan"), 1.0)), (FIRST.name, "not numbers")),
         (
@@ -185,6 +194,12 @@ def test_a_view_is_no_raw_table() -> None:
         ({"sql": f"select *, 1 as delta from ({FIRST.log.sql})"}, ("'pending'", "name the col")),
         ({"sql": FIRST.log.sql.replace("from flights", "from fleet")}, ("'fleet'", "to tables")),
         ({"sql": FIRST.log.sql.replace("select", "choose")}, ("'pending'", "cannot be parsed")),
+        ({"sql": FIRST.log.sql.replace("1.0D", "rand()")}, ("RAND()", "something else each time")),
+        ({"sql": FIRST.log.sql.replace("1.0D", "unix_seconds(now())")}, ("NOW()", "raw table")),
+        (
+            {"sql": FIRST.log.sql.replace("as scheduled", "as scheduled, 1 as _tick")},
+            ("'pending'", "'_tick'", "begins with _"),
+        ),
         ({"sql": f"-- {FIRST.log.sql.split()}\ndrop table flights"}, ("no SELECT",)),
     ],
 )

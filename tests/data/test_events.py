@@ -121,6 +121,23 @@ def test_what_is_known_only_tomorrow_is_no_fact(session: duckdb.DuckDBPyConnecti
     assert check(session, LOGS["pending"], *rows).events == 4
 
 
+def test_a_number_that_a_sum_would_round_is_refused(session: duckdb.DuckDBPyConnection) -> None:
+    """More decimals than the features declare, or more digits; .1 times 3 has one decimal."""
+    said = refused(session, LOGS["arrivals"], row(1, 0), row(2, 1, arr_delay=5.0004))
+    for part in ("1 of 2 events have a arr_delay", "no number of 3 decimals", "flight = 2"):
+        assert part in said
+    assert "floor(x * 1e3 + 0.5) / 1e3" in said
+    assert "15 digits before them" in said
+    far = refused(session, LOGS["arrivals"], row(1, 0, arr_delay=1e17))
+    assert "a value that it cannot compute with" in far
+    assert check(session, LOGS["arrivals"], row(1, 0, arr_delay=0.1 * 3)).events == 1
+
+
+def test_ticks_begin_in_1970(session: duckdb.DuckDBPyConnection) -> None:
+    said = refused(session, LOGS["pending"], row(1, -24 * 365 * 50))
+    assert "lie before 1970" in said
+
+
 @pytest.mark.parametrize("name", ["arrivals", "pending"])
 def test_a_clock_without_a_zone_is_not_taken_for_utc(
     session: duckdb.DuckDBPyConnection, name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pytest
 from conftest import Year
 
 from feature_repo import offline
+from feature_repo.engine import build_views
 from feature_repo.errors import DeclarationError, RequestError, SkewError, StateError
 from feature_repo.explain import Event, Explanation, differences, explain, parse_entity
 from feature_repo.home import Home
+from feature_repo.registry import get_use_case
 from feature_repo.tables import named, read_table, write_table
 from feature_repo.ticks import EPOCH
 from tasks.explain import explain_features
@@ -146,6 +148,30 @@ def test_a_stored_value_that_its_events_do_not_give_is_named(weather_year: Year)
     (said,) = differences(explain(year.use_case, year.tables, views, {"origin": "JFK"}, at))
     assert said.startswith("temp_mean_6h: stored 5")
     assert differences(explain(year.use_case, year.tables, views, {"origin": "LGA"}, at)) == []
+
+
+def test_at_the_last_tick_of_a_row_s_life_it_is_explained(tmp_path: Path) -> None:
+    """A window that is over, whose row is as old as the ttl lets it be: what it holds is none."""
+    flights, home = get_use_case("flights"), Home(root=tmp_path)
+    spec = next(s for s in flights.features if s.name == "origin_departures_1h")
+    day = timedelta(days=1)
+    case = replace(flights, features=(replace(spec, log=replace(spec.log, ttl=day)),))
+    left = datetime(2013, 7, 1, 12, 1, tzinfo=timezone.utc)
+    flight = {
+        "carrier": "UA", "flight": "1", "origin": "EWR", "dest": "IAH", "tailnum": "N1",
+        "date": "2013-07-01", "distance": 1400.0, "dep_delay": 0.0, "arr_delay": 0.0,
+        "scheduled_departure": left, "scheduled_arrival": left + timedelta(hours=2),
+    }  # fmt: skip
+    tables = [write_table(home, "flights", pa.Table.from_pylist([flight]))]
+    built = build_views(home, case, tables, left + 2 * day)
+    known = left + timedelta(minutes=15 + 14)  # its tick: known a quarter later, rounded up
+    edge = known + timedelta(hours=1) + day + case.lag
+    found = explain(case, tables, built.views, {"origin": "EWR"}, edge)
+    assert differences(found) == []
+    assert found.views[0].features[0].value == 0.0
+    over = explain(case, tables, built.views, {"origin": "EWR"}, edge + case.tick)
+    assert over.views[0].features[0].value is None
+    assert differences(over) == []
 
 
 @pytest.fixture(scope="module")

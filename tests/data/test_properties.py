@@ -38,19 +38,20 @@ EXAMPLES = 400 if os.environ.get("AIRWORTHY_LONG_DRILLS") else 25
 PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=EXAMPLES)
 START = datetime(2013, 3, 30, tzinfo=timezone.utc)  # so that facts lie in two months
 INSTANT = pa.timestamp("us", tz="UTC")
+# Names that the platform's own SQL might use, too.
 COLUMNS: dict[str, pa.DataType] = {
-    "serial": pa.int64(), "shop": pa.string(), "item": pa.string(), "amount": pa.float64(),
-    "share": pa.float64(), "happened": INSTANT, "reported": INSTANT,
+    "serial": pa.int64(), "shop": pa.string(), "item": pa.string(), "tick": pa.float64(),
+    "lo": pa.float64(), "happened": INSTANT, "reported": INSTANT,
 }  # fmt: skip
 TABLES = (
-    RawTable(name="facts", key=("serial",), time="happened"),
+    RawTable(name="entities", key=("serial",), time="happened"),
     RawTable(name="asked", key=("request_id",)),
 )
 ASKED = {"request_id": pa.string(), "shop": pa.string(), "item": pa.string(), "asked_at": INSTANT}
 
 SALES = """
-  select serial, shop, item, amount, share, happened as event_timestamp, reported as available_at
-  from facts
+  select serial, shop, item, tick, lo, happened as event_timestamp, reported as available_at
+  from entities
 """
 REQUESTS = """
   select request_id, asked_at as prediction_time, asked_at as event_time, shop, item,
@@ -74,8 +75,8 @@ class Fact:
         """As the raw table has it."""
         happened = START + timedelta(minutes=self.happened)
         return {
-            "serial": serial, "shop": self.shop, "item": self.item, "amount": self.amount,
-            "share": self.share, "happened": happened,
+            "serial": serial, "shop": self.shop, "item": self.item, "tick": self.amount,
+            "lo": self.share, "happened": happened,
             "reported": happened + timedelta(minutes=self.delay),
         }  # fmt: skip
 
@@ -104,7 +105,7 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(*[strategy] * 5, st.none())
 
 
-# Few values, so that keys, times and ranks collide; quarters and halves, so that sums are exact.
+# Few values, so that keys, times and ranks collide; the products have five decimals.
 MINUTES = st.builds(
     lambda gap, step: gap + 5 * step, st.sampled_from([0, 0, 0, 0, 120, 4000]), st.integers(0, 6)
 )
@@ -112,7 +113,7 @@ KEYS = {"shop": maybe(st.sampled_from("ab")), "item": maybe(st.sampled_from("xy"
 FACT = st.builds(
     Fact,
     **KEYS,
-    amount=maybe(st.integers(-12, 12).map(lambda quarter: quarter / 4)),
+    amount=maybe(st.integers(-12, 12).map(lambda step: step * 3.2925 / 3)),
     share=maybe(st.integers(-1, 4).map(lambda half: half / 2)),
     happened=MINUTES,
     delay=st.sampled_from([0, 0, 5, 10, 60, 900]),
@@ -129,7 +130,7 @@ REQUEST = st.fixed_dictionaries(
 
 
 AGGREGATIONS: list[tuple[Aggregation, str | None]] = [
-    ("count", None), ("sum", None), ("sum", "share"), ("mean", None), ("mean", "share"),
+    ("count", None), ("sum", None), ("sum", "lo"), ("mean", None), ("mean", "lo"),
     ("last", None),
 ]  # fmt: skip
 
@@ -142,7 +143,7 @@ def use_cases(draw: st.DrawFn) -> UseCase:
     window = st.sampled_from([1, 1, 2, 3, 8, 100]).map(lambda ticks: ticks * tick)
     every, large = (
         EventLog(name=n, sql=sql, tie_break=("serial",), ttl=draw(ttl), fresh_within=tick)
-        for n, sql in (("sales", SALES), ("large", SALES + " where amount > 1"))
+        for n, sql in (("sales", SALES), ("large", SALES + " where tick > 1"))
     )
     shop, shelf = (Entity(name=n, keys=k) for n, k in (("sh", ("shop",)), ("el", ("shop", "item"))))
     features = []
@@ -153,7 +154,7 @@ def use_cases(draw: st.DrawFn) -> UseCase:
             features.append(
                 FeatureSpec(
                     name=f"{entity.name}_{log.name}_{number}", entity=entity, log=log,
-                    value="amount", aggregation=aggregation, weight=weight,
+                    value="tick", aggregation=aggregation, weight=weight, decimals=5,
                     window=None if aggregation == "last" else draw(maybe(windows)),
                 )
             )  # fmt: skip
@@ -177,7 +178,7 @@ STORY = st.builds(
 def store(home: Home, story: Story, facts: Mapping[int, Fact]) -> list[Table]:
     """The raw tables as stored."""
     asked = [{**row, "request_id": str(number)} for number, row in enumerate(story.asked)]
-    rows = {"facts": ([fact.row(serial) for serial, fact in facts.items()], COLUMNS)}
+    rows = {"entities": ([fact.row(serial) for serial, fact in facts.items()], COLUMNS)}
     rows["asked"] = (asked, ASKED)
     made = {
         name: pa.Table.from_pylist(listed, pa.schema(list(columns.items())))
@@ -198,7 +199,7 @@ def logs(facts: Mapping[int, Fact]) -> Logs:
         }
         for serial, fact in facts.items()
     ]
-    large = [e for e in events if e["amount"] is not None and e["amount"] > 1]
+    large = [e for e in events if e["tick"] is not None and e["tick"] > 1]
     return {"sales": events, "large": large}
 
 
