@@ -89,7 +89,7 @@ BAD = {
     "'observations': its events become known only after 2013-06-30T14:00:00Z": message(
         2, reported=1
     ),
-    "have a observed outside [0, 4.1": message(
+    "its events lie before 1970": message(
         time_hour=datetime(1950, 1, 1, tzinfo=timezone.utc)
     ),
 }  # fmt: skip

@@ -37,15 +37,16 @@ def unknown_after(flights: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
 
 
 def reach(use_case: UseCase, forever: bool) -> dict[tuple[str, ...], timedelta]:
-    """How far back a feature of an entity can look: its longest window, its ttl (an old row makes
-    a count zero instead of missing; a mean of nothing is missing in any case), and two days for
-    the longest delay. Flights that left the pending log before cancel themselves out."""
+    """How far back a feature of an entity can look: its longest window, then its ttl or that
+    window again, whichever is longer (an old row makes a count zero instead of missing; a mean of
+    nothing is missing in any case), and two days for the longest delay. Flights that left the
+    pending log before cancel themselves out."""
     spans: dict[tuple[str, ...], timedelta] = {}
     for view in use_case.views:
         windows = [spec.window or timedelta(0) for spec in view.features]
         span = max(windows) + timedelta(days=2)
         if any(spec.aggregation != "mean" for spec in view.features):
-            span += view.log.ttl
+            span += max(view.log.ttl, *windows)
         spans[view.entity.keys] = max(spans.get(view.entity.keys, span), span)
     return dict.fromkeys(spans, FOREVER) if forever else spans
 
