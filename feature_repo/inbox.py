@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from feature_repo.contract import RawTable, UseCase
@@ -95,6 +96,11 @@ class Counting(NamedTuple):
     row: dict[str, Any]
 
 
+def inbox_path(home: Home, use_case: UseCase) -> Path:
+    """Where a use case's inbox is, once it has one."""
+    return home.root / "stream" / f"{use_case.name}.db"
+
+
 class Inbox:
     """The messages of one use case; several processes may use it at once.
 
@@ -103,7 +109,8 @@ class Inbox:
     """
 
     def __init__(self, home: Home, use_case: UseCase) -> None:
-        self._path = home.path("stream", f"{use_case.name}.db")
+        self._path = inbox_path(home, use_case)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._use_case = use_case
         with self._errors():
             self._connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from feature_repo import offline
 from feature_repo.contract import RawTable, UseCase
 from feature_repo.home import Home
-from feature_repo.inbox import Counting, Inbox, Received
+from feature_repo.inbox import Counting, Inbox, Received, inbox_path
 from feature_repo.messages import Message, data_faults, line_of
 from feature_repo.store import Materialisation, materialise
 from feature_repo.tables import (
@@ -90,6 +90,19 @@ def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
     return Advanced(
         version=version, online=online, messages=version.offset - before, refused=tuple(refused)
     )
+
+
+def take_in(home: Home, use_case: UseCase) -> tuple[offline.Version, list[str]]:
+    """The newest version with every message in it, at the tick that it has, and why some were set
+    aside. One that was made from the source has none, and would hide what is served meanwhile.
+
+    Raises: see ``advance``.
+    """
+    newest = offline.newest(home, use_case)
+    if not inbox_path(home, use_case).exists():
+        return newest, []
+    with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
+        return _taken(home, use_case, inbox, newest.until)
 
 
 def _taken(

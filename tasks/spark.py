@@ -15,7 +15,7 @@ from feature_repo.tables import Table
 from tasks.cache import code_cache
 from tasks.resources import DATA
 from tasks.steps import step
-from tasks.training_set import FEATURE_CODE, LIBRARIES, Features, last_read
+from tasks.training_set import FEATURE_CODE, LIBRARIES, Features, last_read, take_in_streamed
 from tasks.types import State
 
 
@@ -57,5 +57,6 @@ def build_features_on_spark(
             build=lambda: build_views_on_spark(spark, home, declared, tables, until),
         )  # fmt: skip
         views = version.built.views
+        take_in_streamed(home, declared, s)
         s.say(f"{len(declared.features)} features in {len(views)} views, {version.summary}")
     return Features(views, s.record)

@@ -23,8 +23,6 @@ def advance_features(state: State, use_case: str, as_of: datetime) -> Step:
     """Take in the messages that came, and bring views and online store to the tick that a request
     made at ``as_of`` reads: a later one would refuse it.
 
-    After a version that was made from the source, all messages of the inbox are taken in again.
-
     Raises:
         SkewError: what is read online differs from the offline rows.
         StateError: there is no version of the features yet, or a store cannot be used.

@@ -17,13 +17,14 @@ from feature_repo.ticks import tick_of
 from tasks.cache import code_cache
 from tasks.resources import DATA
 from tasks.services import living_services
-from tasks.steps import step
+from tasks.steps import StepLog, step
 from tasks.types import SplitRows, State, Step
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from feature_repo.contract import UseCase
+    from feature_repo.home import Home
 
 FEATURE_CODE = (
     "feature_repo.contract",
@@ -83,6 +84,9 @@ def build_features(
     """Bring every feature view of the use case to its raw tables, as a version of the offline
     store: what the version before has already is not computed again.
 
+    A further version takes in what was streamed, so that the newest one is what is served; the
+    tables that this task gives are the source's alone, as its inputs are.
+
     Args:
         state: home of all state.
         use_case: name in ``feature_repo.registry``.
@@ -102,6 +106,7 @@ def build_features(
             home, declared, tables, until=until, quarantine=quarantine, rows_read=rows_read
         )
         views = version.built.views
+        take_in_streamed(home, declared, s)
         # Models of older declarations are served too; what they need is no output of this task.
         for older in living_services(home, declared):
             until = last_read(older, as_of)
@@ -109,8 +114,20 @@ def build_features(
                 home, older, tables, until=until, quarantine=quarantine, rows_read=rows_read
             )
             s.say(f"{older.service}, which an older model needs: {kept.summary}")
+            take_in_streamed(home, older, s)
         s.say(f"{len(declared.features)} features in {len(views)} views, {version.summary}")
     return Features(views, s.record)
+
+
+def take_in_streamed(home: Home, use_case: UseCase, log: StepLog) -> None:
+    """Fold the stream's messages into the version that was just made from the source."""
+    from feature_repo.stream import take_in
+
+    version, refused = take_in(home, use_case)
+    if version.offset:
+        log.say(f"{use_case.service}: what was streamed is in version {version.number}")
+    for reason in refused:
+        log.say(f"{use_case.service}: a message is set aside: {reason}")
 
 
 def last_read(use_case: UseCase, as_of: datetime | None) -> datetime | None:

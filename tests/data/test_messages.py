@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from judging_helpers import state_of
 from message_helpers import HOUR, SCHEMA, START, WEATHER, first_version, message, raw, row, served
 
 from feature_repo import offline
@@ -23,7 +24,9 @@ from feature_repo.messages import Message
 from feature_repo.online_rows import rows_of
 from feature_repo.stream import advance, forget_messages, receive
 from feature_repo.tables import named, parts_of, write_raw, write_table
+from tasks.parity import check_parity
 from tasks.replay import check_end
+from tasks.training_set import build_features
 
 
 @pytest.fixture
@@ -199,6 +202,23 @@ def test_a_version_from_files_without_news_makes_no_second_one(home: Home) -> No
     """A step over it adds nothing, so it stays the newest, with its quarantine."""
     made = from_source(home, raw(home), START + HOUR)
     assert advance(home, WEATHER, START + HOUR).version == made
+
+
+def test_a_training_run_does_not_hide_what_was_streamed(home: Home) -> None:
+    """Its tables are the source's; the newest version is what is served, and says so."""
+    (table,) = offline.newest(home, WEATHER).built.tables
+    receive(home, WEATHER, [message(temp=75.0)], START + HOUR)
+    before = advance(home, WEATHER, START + HOUR).version
+    made = build_features(
+        state=state_of(home), use_case="weather", declaration=WEATHER.declaration, tables=[table],
+        quarantine=write_table(home, "quarantine", pa.table({"row": [1]})), rows_read=1,
+    )  # fmt: skip
+    source, newest = offline.versions(home, WEATHER)[-2:]
+    assert (source.from_source, source.offset, source.built.views) == (True, 0, made.views)
+    assert (newest.offset, newest.until) == (1, before.until)
+    assert (newest.built.views, raw(home)[-1]["temp"]) == (before.built.views, 75.0)
+    assert check_parity(home, WEATHER, newest.built.views).total("mismatches") == 0
+    assert "what was streamed is in version" in made.step.message
 
 
 def test_the_present_is_streamed(tmp_path: Path) -> None:
