@@ -20,7 +20,7 @@ from feature_repo.contract import UseCase
 from feature_repo.engine import Built
 from feature_repo.errors import StateError
 from feature_repo.events import check_logs
-from feature_repo.home import Home, write_atomically
+from feature_repo.home import Home, digest_of, write_atomically
 from feature_repo.services import record
 from feature_repo.tables import Table, table_files
 from feature_repo.update import rebuilt, update_views
@@ -158,6 +158,19 @@ def newest(home: Home, use_case: UseCase) -> Version:
 def versions(home: Home, use_case: UseCase) -> list[Version]:
     """Every kept version, oldest first."""
     return [_read(path) for path in _files(home, use_case.service)]
+
+
+def of_content(home: Home, use_case: UseCase, content: str) -> Version | None:
+    """The newest kept version that an online store with this ``StoreState.content`` was filled
+    from: by its views, or by their states, one row an entity."""
+    for path in reversed(_files(home, use_case.service)):
+        version = _read(path)
+        names = [view.name for view in use_case.views]
+        for tables in (version.built.views, version.built.states):
+            digests = [table.digest for table in tables]
+            if digest_of(dict(zip(names, digests, strict=True))) == content:
+                return version
+    return None
 
 
 def as_of(home: Home, use_case: UseCase, created: datetime) -> Version:

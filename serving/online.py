@@ -48,6 +48,11 @@ class OnlineStore:
         self._checked(self._rows.get([STATE])[0])
 
     @property
+    def name(self) -> str:
+        """Where the rows are."""
+        return self._rows.name
+
+    @property
     def tick(self) -> datetime:
         """Tick as of which the store was written; aware, UTC."""
         return self._checked(self._rows.get([STATE])[0]).tick

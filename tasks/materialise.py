@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import task
 
 from feature_repo.contract import UseCase
-from feature_repo.offline import head
+from feature_repo.offline import Version, head, of_content
 from feature_repo.online_rows import rows_of
 from feature_repo.packed import STATE, unpack_state
 from feature_repo.registry import get_use_case
@@ -92,10 +93,16 @@ def _fill(
 
 def held_tick(home: Home, use_case: UseCase) -> datetime | None:
     """The tick that the online store is as of; None where there is no store yet."""
-    store = rows_of(home, use_case)
-    (state,) = store.get([STATE])
-    store.close()
+    with closing(rows_of(home, use_case)) as store:
+        (state,) = store.get([STATE])
     return unpack_state(state).tick if state else None
+
+
+def filled_from(home: Home, use_case: UseCase) -> Version | None:
+    """The version that the online store was filled from; None where none is kept that was."""
+    with closing(rows_of(home, use_case)) as store:
+        (state,) = store.get([STATE])
+    return of_content(home, use_case, unpack_state(state).content) if state else None
 
 
 def last_busy_tick(training_set: Table) -> datetime:

@@ -1,13 +1,15 @@
 """The parity gate: what is served is what was trained on, compared before it is relied on.
 
-Sampled entities of every view, and some that nobody knows, are read as the server reads them and
-as Feast's SDK does, and compared value by value with the offline rows of the store's tick.
+Sampled entities of every view, other ones at each tick, those that just changed, and some that
+nobody knows are read as the server reads them and as Feast's SDK does, and compared value by value
+with the offline rows of the store's tick.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -25,12 +27,12 @@ if TYPE_CHECKING:
 
     from feature_repo.contract import FeatureView, UseCase
     from feature_repo.home import Home
-    from feature_repo.online_rows import OnlineRows
 
     Asked = dict[str, list[dict[str, str]]]  # entities, by view
     Values = dict[str, NDArray[np.float64]]  # by view: [asked, 1 + features], the row's time first
 
-KNOWN, UNKNOWN, FEW = 100, 5, 20  # entities a view; Feast, which is slow, is asked the last few
+# Entities a view; Feast, which is slow, is asked the last few.
+KNOWN, CHANGED, UNKNOWN, FEW = 100, 1_000, 5, 20
 EXAMPLES = 10
 
 
@@ -77,16 +79,19 @@ class Parity:
         )
 
 
-def check_parity(home: Home, use_case: UseCase, tables: list[Table]) -> Parity:
-    """Compare, and write the report; ``tables`` are the stored views.
+def check_parity(
+    home: Home, use_case: UseCase, tables: list[Table], changed: Asked | None = None
+) -> Parity:
+    """Compare, and write the report; ``tables`` are the stored views, and the ``changed`` entities
+    are asked about beside the sampled ones.
 
     Raises:
         SkewError: one value or more differs; the report is written all the same.
         StateError: the online store does not answer.
     """
-    rows = rows_of(home, use_case)
-    asked = _sampled(use_case, tables, KNOWN)
-    tick, served = _ask_server(rows, use_case, asked)
+    with closing(OnlineStore(rows_of(home, use_case), use_case)) as store:
+        asked = _sampled(use_case, tables, KNOWN, store.tick, changed)
+        tick, served = _ask_server(store, use_case, asked)
     told = _ask_feast(home, use_case, tables, {n: keys[-FEW:] for n, keys in asked.items()})
     offline = _offline(use_case, tables, asked, tick)
     views, examples = [], []
@@ -96,7 +101,7 @@ def check_parity(home: Home, use_case: UseCase, tables: list[Table]) -> Parity:
         examples += differences
     parity = Parity(
         use_case=use_case.name, declaration=use_case.declaration,
-        store=rows.name, tick=tick.isoformat(),
+        store=store.name, tick=tick.isoformat(),
         compared_at=datetime.now(timezone.utc).isoformat(), views=views,
         examples=examples[:EXAMPLES],
     )  # fmt: skip
@@ -111,43 +116,63 @@ def check_parity(home: Home, use_case: UseCase, tables: list[Table]) -> Parity:
 
 
 def compare_served(
-    home: Home, use_case: UseCase, tables: list[Table], known: int
+    home: Home, use_case: UseCase, tables: list[Table], known: int, changed: Asked | None = None
 ) -> tuple[list[ViewParity], list[str]]:
-    """What the server reads of up to ``known`` entities of each view, and of some unknown ones,
-    against the offline rows of the store's tick: figures, and the differences in words.
+    """What the server reads of up to ``known`` entities of each view, of the ``changed`` ones and
+    of some unknown ones, against the offline rows of the store's tick: figures, and the
+    differences in words.
 
     Raises:
         StateError: the online store does not answer.
     """
-    asked = _sampled(use_case, tables, known)
-    tick, served = _ask_server(rows_of(home, use_case), use_case, asked)
+    with closing(OnlineStore(rows_of(home, use_case), use_case)) as store:
+        asked = _sampled(use_case, tables, known, store.tick, changed)
+        tick, served = _ask_server(store, use_case, asked)
     offline = _offline(use_case, tables, asked, tick)
     return _figures("server", use_case, asked, offline, served, tick)
 
 
-def _sampled(use_case: UseCase, tables: list[Table], known: int) -> Asked:
-    """Keys of entities that each view's table knows at any tick, and then of some unknown ones."""
+def changed_entities(use_case: UseCase, before: list[Table], after: list[Table]) -> Asked:
+    """Entities whose last row differs between two versions' states (``engine.Built``), up to a
+    thousand a view."""
+    asked = {}
+    for view in use_case.views:
+        keys, name = ", ".join(view.entity.keys), f"state_{view.name}"
+        query = (
+            f"SELECT DISTINCT {keys} FROM ((FROM old EXCEPT FROM new) UNION ALL "
+            f"(FROM new EXCEPT FROM old)) ORDER BY hash({keys}, '{named(after, name).digest}'), "
+            f"{keys} LIMIT {CHANGED}"
+        )
+        pair = (replace(named(before, name), name="old"), replace(named(after, name), name="new"))
+        with connect(pair) as session:
+            asked[view.name] = session.sql(query).to_arrow_table().to_pylist()
+    return asked
+
+
+def _sampled(
+    use_case: UseCase, tables: list[Table], known: int, tick: datetime, changed: Asked | None
+) -> Asked:
+    """Keys of entities that each view's table knows at any tick, others for each store's tick;
+    then the changed ones, and then some unknown ones."""
     asked = {}
     for view in use_case.views:
         keys = ", ".join(view.entity.keys)
         query = (
-            f"SELECT DISTINCT {keys} FROM {view.name} ORDER BY hash({keys}), {keys} LIMIT {known}"
+            f"SELECT DISTINCT {keys} FROM {view.name} "
+            f"ORDER BY hash({keys}, '{tick.isoformat()}'), {keys} LIMIT {known}"
         )
         with connect([named(tables, view.name)]) as session:
             rows = session.sql(query).to_arrow_table().to_pylist()
+        rows = [row for row in rows if row not in (changed or {}).get(view.name, [])]
         unknown = [dict.fromkeys(view.entity.keys, f"unknown-{i}") for i in range(UNKNOWN)]
-        asked[view.name] = rows + unknown
+        asked[view.name] = [*rows, *(changed or {}).get(view.name, []), *unknown]
     return asked
 
 
-def _ask_server(stored: OnlineRows, use_case: UseCase, asked: Asked) -> tuple[datetime, Values]:
+def _ask_server(store: OnlineStore, use_case: UseCase, asked: Asked) -> tuple[datetime, Values]:
     """The store's tick, and each view's values as the server reads them, in one round trip."""
     nothing = {key: None for view in use_case.views for key in view.entity.keys}
-    store = OnlineStore(stored, use_case)
-    try:
-        rows = store.read([{**nothing, **keys} for of_view in asked.values() for keys in of_view])
-    finally:
-        store.close()
+    rows = store.read([{**nothing, **keys} for of_view in asked.values() for keys in of_view])
     found, start = {}, 0
     for view in use_case.views:
         here = slice(start, start + len(asked[view.name]))

@@ -29,7 +29,7 @@ from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, receive
 from feature_repo.tables import Table, connect, named, read_table, write_raw
-from tasks.parity import compare_served
+from tasks.parity import changed_entities, compare_served
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,7 @@ HOUR = timedelta(hours=1)
 JITTER = timedelta(minutes=5)  # of every message: enough to change their order
 LATE = (timedelta(minutes=10), timedelta(hours=12))
 AGAIN = timedelta(hours=6)
-ENTITIES = 300  # compared after each hour, of each view; all of them at midnight
+ENTITIES = 300  # compared after each hour, of each view, beside the changed; all at midnight
 Delivery = tuple[datetime, Message]
 
 
@@ -149,13 +149,15 @@ def _hour(
     # What is still under way at the end arrives then.
     last = datetime.max.replace(tzinfo=clock.tzinfo) if clock == plan.end else clock
     some = [message for at, message in arrived if clock - HOUR < at <= last]
+    before = offline.newest(place, use_case).built.states
     received = receive(place, use_case, some, clock)
     version = advance(place, use_case, clock).version
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     # A step that was killed after its record is done again, and adds nothing.
     made = [v for v in offline.versions(place, use_case) if v.until == clock]
     many = 10**9 if clock.hour == 0 else ENTITIES
-    views, differences = compare_served(place, use_case, version.built.views, many)
+    changed = changed_entities(use_case, before, version.built.states)
+    views, differences = compare_served(place, use_case, version.built.views, many, changed)
     if version.until != clock:
         differences.append(f"the version is of {version.until}, not of {clock}")
     hour = Hour(

@@ -10,7 +10,8 @@ from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, retry
 from feature_repo.tables import Table
-from tasks.parity import check_parity
+from tasks.materialise import filled_from
+from tasks.parity import changed_entities, check_parity
 from tasks.replay import Plan, Replayed, replay
 from tasks.resources import DATA, SMALL
 from tasks.services import living_services
@@ -30,11 +31,15 @@ def advance_features(state: State, use_case: str, as_of: datetime) -> Step:
     home, declared = state.home(), get_use_case(use_case)
     with step("stream") as s, home.lock(f"release-{use_case}"):
         for service in (declared, *living_services(home, declared)):
+            before = filled_from(home, service)
             made = advance(home, service, as_of - service.lag)
+            built = made.version.built
+            was = before.built.states if before else built.states
+            changed = changed_entities(service, was, built.states)
             s.say(f"{service.service}: {made.messages:,} messages, {made.version.summary}")
             for reason in made.refused:
                 s.say(f"{service.service}: a message is set aside: {reason}")
-            s.say(check_parity(home, service, made.version.built.views).describe())
+            s.say(check_parity(home, service, built.views, changed).describe())
     return s.record
 
 

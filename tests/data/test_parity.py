@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pytest
 from conftest import Year
 
+from feature_repo import offline
 from feature_repo.confirm import session_let_go
 from feature_repo.contract import UseCase
 from feature_repo.errors import SkewError, StateError
@@ -24,10 +25,10 @@ from feature_repo.online_rows import rows_of
 from feature_repo.packed import STATE
 from feature_repo.repo import apply, open_store
 from feature_repo.store import materialise, pack_rows
-from feature_repo.tables import named, read_table, write_table
+from feature_repo.tables import named, read_table, write_raw, write_table
 from serving.online import OnlineStore
-from tasks.materialise import fill
-from tasks.parity import check_parity
+from tasks.materialise import fill, filled_from
+from tasks.parity import _sampled, changed_entities, check_parity
 from tasks.steps import StepLog
 
 UNTIL = datetime(2013, 7, 1, 18, 0, tzinfo=timezone.utc)
@@ -129,6 +130,54 @@ def test_the_store_must_be_of_the_views(filled: Home, weather_year: Year) -> Non
     views = [v for v in weather_year.views if v.name != VIEW] + [write_table(filled, VIEW, moved)]
     with pytest.raises(SkewError, match="6 mismatches"):
         check_parity(filled, weather_year.use_case, views)
+
+
+def test_each_tick_samples_other_entities(flights_year: Year) -> None:
+    """The same ones each time that it is asked about one tick."""
+    case, views = flights_year.use_case, flights_year.views
+    first, again, next_one = (
+        _sampled(case, views, 100, tick, None)["tail_arrivals"]
+        for tick in (UNTIL, UNTIL, UNTIL + timedelta(minutes=15))
+    )
+    assert first == again
+    known = [[tuple(row.values()) for row in rows[:100]] for rows in (first, next_one)]
+    assert len({*known[0], *known[1]}) > 150
+
+
+def test_entities_that_a_step_changed_are_compared(
+    tmp_path: Path, weather_year: Year, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A station's corrected hour: it alone is asked about beside a sample that misses it, and a
+    value that the store has wrong is found."""
+    home, case = Home(root=tmp_path), weather_year.use_case
+    monkeypatch.setattr("tasks.parity.KNOWN", 0)
+    raw = read_table(weather_year.tables[0])
+    last = (raw["time_hour"].to_numpy() == np.datetime64("2013-07-01T16:00")) & (
+        raw["origin"].to_numpy() == "LGA"
+    )
+    temp = pc.if_else(pa.array(last), 99.5, raw["temp"])
+    corrected = raw.set_column(raw.schema.get_field_index("temp"), "temp", temp)
+    made = [
+        offline.update(home, case, [write_raw(home, case.tables[0], table)], until=UNTIL).built
+        for table in (raw, corrected)
+    ]
+    assert filled_from(home, case) is None
+    for filled in (made[0].views, made[1].states):
+        tables = [
+            replace(table, name=view.name) for table, view in zip(filled, case.views, strict=True)
+        ]
+        materialise(home, case, tables, UNTIL)
+        version = filled_from(home, case)
+        assert version is not None
+        assert version.number == 1 + (filled is made[1].states)
+    changed = changed_entities(case, made[0].states, made[1].states)
+    assert changed[VIEW] == [{"origin": "LGA"}]
+    parity = check_parity(home, case, made[1].views, changed)
+    assert {v.found for v in parity.views if v.view == VIEW} == {1}
+    materialise(home, case, made[0].views, UNTIL)
+    assert check_parity(home, case, made[1].views).total("mismatches") == 0
+    with pytest.raises(SkewError, match=r"temp_mean_3h of .*LGA.* 75.02 for the server, 83.54"):
+        check_parity(home, case, made[1].views, changed)
 
 
 def through_feast(home: Home, year: Year, rows: pa.Table) -> None:
