@@ -105,7 +105,7 @@ def check_parity(
         compared_at=datetime.now(timezone.utc).isoformat(), views=views,
         examples=examples[:EXAMPLES],
     )  # fmt: skip
-    path = home.path("reports", "parity", use_case.name, f"{tick:%Y-%m-%dT%H%MZ}.json")
+    path = home.path("reports", "parity", use_case.service, f"{tick:%Y-%m-%dT%H%MZ}.json")
     write_atomically(path, parity.document)
     if parity.total("mismatches"):
         raise SkewError(

@@ -30,6 +30,7 @@ from feature_repo.home import (
     server_image,
     write_atomically,
 )
+from feature_repo.offline import newest
 from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from feature_repo.store import materialise
@@ -50,7 +51,7 @@ from serving.manifest_rules import validate
 from serving.online import OnlineStore
 from serving.statements import Statement, write_statement
 from tasks.ledger import append, own_trust
-from tasks.materialise import held_tick, last_busy_tick
+from tasks.materialise import filled_from, held_tick, last_busy_tick
 from tasks.parity import Parity, check_parity
 from tasks.probe import Probed, probe, sample_requests
 from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
@@ -105,7 +106,8 @@ def release(
     the step for a released model starts no server and signs nothing anew.
 
     Raises:
-        SkewError: a served answer differs from the offline one, or an online row does.
+        SkewError: a served answer differs from the offline one, or an online row does, in the
+            store that live requests are answered from too.
         StateError: the server did not become ready, or the store has no request to compare.
         CertificateError: the model's certificate does not hold.
     """
@@ -131,7 +133,8 @@ def store_to_ask(
     """The home with its online store as of ``tick``, under the release lock.
 
     Live requests are answered from a store that is of a later tick: it stays as it is, and the
-    home comes with a store of its own, which is gone at the end of the block.
+    home comes with a store of its own, which is gone at the end of the block; a release then
+    compares the live one too.
     """
     held = held_tick(home, use_case)
     if held is None or held <= tick:
@@ -165,6 +168,9 @@ def release_model(
     statement = release_statement(home, use_case.name, certificate.subject, trust)
     already = statement is not None
     if statement is None:
+        if home.online:  # the model will be answered from the live store, not from this one
+            live = check_live(replace(home, online=""), use_case)
+            log.say(f"the live store as of {live.tick}, {live.describe()}")
         parity = check_parity(home, use_case, views)
         log.say(parity.describe())
         probed = _prove(home, use_case, model_dir, training_set, probes, certificate, log)
@@ -183,6 +189,18 @@ def release_model(
         released=True,
         already=already,
     )
+
+
+def check_live(home: Home, use_case: UseCase) -> Parity:
+    """Compare the live store with the version that it was filled from; with the newest one, where
+    that is no longer kept. A version that came since, and will fill it next, may differ.
+
+    Raises:
+        SkewError: one value or more differs.
+        StateError: there is no version of the features, or the store does not answer.
+    """
+    version = filled_from(home, use_case) or newest(home, use_case)
+    return check_parity(home, use_case, version.built.views)
 
 
 def _prove(

@@ -7,7 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ import yaml
 from conftest import Year
 from serving_helpers import FLIGHT, TICK, certified_model, flights_store, predicate, write_model
 
+from feature_repo import offline
+from feature_repo.contract import UseCase
+from feature_repo.engine import Built
 from feature_repo.errors import (
     AirworthyError,
     CertificateError,
@@ -177,7 +180,9 @@ def test_a_store_of_a_later_tick_goes_on_answering(
 ) -> None:
     """A model that is trained on the past is proved on a store of its own."""
     home, now = ready.home, TICK + timedelta(days=30)
-    materialise(home, FLIGHTS, views(home, now), now)
+    later = views(home, now)
+    write_version(home, FLIGHTS, later, now)
+    materialise(home, FLIGHTS, later, now)
     kept = fill(home, "flights", ready.views, TICK, StepLog("materialise"))
     assert kept.tick == now.isoformat()
     assert "already, and stays" in capsys.readouterr().err
@@ -186,24 +191,63 @@ def test_a_store_of_a_later_tick_goes_on_answering(
     assert (made.released, made.probes) == (True, 3)
     assert find(home, made.prediction_id) is not None
     assert held_tick(home, FLIGHTS) == now
+    assert "the live store as of 2013-12-05T14:00:00+00:00, online" in capsys.readouterr().err
+
+
+def test_one_planted_value_in_the_live_store_refuses_the_release(ready: Ready) -> None:
+    """Though the model is proved on a store of its own, which is right; a version that came since
+    the live store was filled is no reason."""
+    home, now = ready.home, TICK + timedelta(days=30)
+    later = views(home, now)
+    write_version(home, FLIGHTS, later, now)
+    write_version(home, FLIGHTS, ready.views, now)
+    materialise(home, FLIGHTS, later, now)
+    plant(home, later, now)
+    with (
+        store_to_ask(home, FLIGHTS, ready.views, TICK) as place,
+        pytest.raises(SkewError, match=r"2 mismatches.*origin_temp of .*EWR.* is 3.25"),
+    ):
+        replace(ready, home=place).release()
+    assert not ready.statement.exists()
+    materialise(home, FLIGHTS, later, now)
+    with store_to_ask(home, FLIGHTS, ready.views, TICK) as place:
+        assert replace(ready, home=place).release().released
+
+
+def plant(home: Home, tables: list[Table], tick: datetime) -> None:
+    """Another temperature in the online store than in the offline row."""
+    (view,) = [v for v in FLIGHTS.views if v.name == "origin_weather"]
+    stored = read_table(named(tables, view.name))
+    for name, value in (("origin_temp", [3.25]), ("created_timestamp", [tick])):
+        at = stored.schema.get_field_index(name)
+        field = stored.schema.field(at)
+        stored = stored.set_column(at, field, pa.array(value, field.type))
+    with closing(rows_of(home, FLIGHTS)) as store:
+        assert store.put(pack_rows(view, stored).items()) == 1
+
+
+def write_version(home: Home, case: UseCase, tables: list[Table], until: datetime) -> None:
+    """The next version of the offline store: these views, and nothing that they were made of."""
+    built = Built(int(until.timestamp()), [], tables, tables, {})
+    number = len(offline.versions(home, case)) + 1
+    version = offline.Version(
+        number=number, created=datetime.now(timezone.utc), use_case=case.name,
+        service=case.service, code="", built=built, corrected=0, added=0, rebuilt=0,
+        quarantine=None, rows_read=0, offset=0,
+    )  # fmt: skip
+    path = home.path("offline", case.service, f"{number:08d}.json")
+    path.write_text(json.dumps(asdict(version), default=str))
 
 
 def test_one_planted_value_in_the_online_store_refuses_the_release(ready: Ready) -> None:
     """Nothing is signed, and nothing is served; the report names the value."""
-    (view,) = [v for v in FLIGHTS.views if v.name == "origin_weather"]
-    stored = read_table(named(ready.views, view.name))
-    for name, value in (("origin_temp", [3.25]), ("created_timestamp", [TICK])):
-        at = stored.schema.get_field_index(name)
-        field = stored.schema.field(at)
-        stored = stored.set_column(at, field, pa.array(value, field.type))
-    with closing(rows_of(ready.home, FLIGHTS)) as store:
-        assert store.put(pack_rows(view, stored).items()) == 1
+    plant(ready.home, ready.views, TICK)
     with pytest.raises(SkewError, match=r"2 mismatches.*origin_temp of .*EWR.* is 3.25"):
         ready.release()
     assert not ready.statement.exists()
     with pytest.raises(StateError, match="released"):
         read_current(ready.home, "flights")
-    (report,) = (ready.home.root / "reports" / "parity" / "flights").iterdir()
+    (report,) = (ready.home.root / "reports" / "parity" / FLIGHTS.service).iterdir()
     assert "origin_temp" in report.read_text()
 
 
@@ -277,6 +321,7 @@ def test_two_releases_on_other_data_do_not_harm_each_other(
     ends = [datetime(2013, month, 20, tzinfo=timezone.utc) for month in (6, 12)]
     tables = [requests_until(home, weather_year, end) for end in ends]
     assert len({last_busy_tick(table) for table in tables}) == 2
+    write_version(home, case, weather_year.views, ends[1])
 
     def run(model: Path, table: Table) -> Release:
         made: Released = release.task_function(

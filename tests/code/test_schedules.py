@@ -89,7 +89,7 @@ def test_nights_and_steps_of_the_stream_feed_the_server(
     step = first + timedelta(minutes=20)
     stream_flights_features(kickoff_time=step)
     assert asked(home, step) == 88.0
-    report = home.root / "reports" / "parity" / "flights" / "2013-01-02T0315Z.json"
+    report = home.root / "reports" / "parity" / FLIGHTS.service / "2013-01-02T0315Z.json"
     views = {(v["reader"], v["view"]): v for v in json.loads(report.read_text())["views"]}
     assert views["server", "origin_weather"]["found"] == 1
     assert views["Feast", "origin_weather"]["found"] == 1

@@ -84,7 +84,7 @@ def test_each_materialisation_is_compared_and_reported(place: Home, weather_year
     made = fill(place, "weather", weather_year.views, UNTIL, log)
     assert (made.rows, made.written, made.deleted) == (6, 6, 0)
     assert log.record.message.endswith("values, 0 mismatches")
-    (path,) = (place.root / "reports" / "parity" / "weather").iterdir()
+    (path,) = (place.root / "reports" / "parity" / weather_year.use_case.service).iterdir()
     assert path.name == "2013-07-01T1800Z.json"
     report = json.loads(path.read_text())
     assert report["tick"] == "2013-07-01T18:00:00+00:00"
@@ -112,7 +112,7 @@ def test_one_value_that_differs_is_refused_and_reported(filled: Home, weather_ye
     store.put([(key, value)])
     with pytest.raises(SkewError, match=r"2 mismatches.*observations\.temp_now of .*JFK.*999"):
         check_parity(filled, year.use_case, year.views)
-    (path,) = (filled.root / "reports" / "parity" / "weather").iterdir()
+    (path,) = (filled.root / "reports" / "parity" / weather_year.use_case.service).iterdir()
     assert sum(v["mismatches"] for v in json.loads(path.read_text())["views"]) == 2
     healed = materialise(filled, year.use_case, year.views, UNTIL)
     assert (healed.written, healed.deleted) == (1, 0)
