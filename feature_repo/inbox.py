@@ -1,10 +1,11 @@
 """The inbox of a use case's stream: every message is kept before anything is done with it.
 
 A message may come twice, late and out of order: of those about one row the one reported last
-counts, and of two of one instant the one that came first. A message that may not pass, or that no
-step can take, is set aside with its reason. One sqlite file, ``stream/<use case>.db``; numbers are
-given in the order in which messages become visible, so what a reader has seen up to a number stays
-as it was.
+counts, and of two of one instant the one that came first. It outranks the row of the source's
+files, whenever those were written: what corrects it is another message, with a later report. A
+message that may not pass, or that no step can take, is set aside with its reason. One sqlite file,
+``stream/<use case>.db``; numbers are given in the order in which messages become visible, so what a
+reader has seen up to a number stays as it was.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -68,6 +69,17 @@ SELECT number, reason, raw_table, key FROM messages JOIN (
   SELECT taken, min(reason) AS reason FROM refused WHERE service = :service GROUP BY taken
 ) ON taken = number
 WHERE reported >= :since AND number NOT IN (SELECT number FROM retried) ORDER BY number
+"""
+# Old messages that none of :services could take, and what services that are gone could not.
+_GIVEN_UP = """
+SELECT taken FROM refused JOIN messages ON taken = messages.number
+WHERE reported < :before AND taken <= :end
+AND service IN (SELECT value FROM json_each(:services))
+GROUP BY taken HAVING count(DISTINCT service) = json_array_length(:services)
+"""
+_GONE = """
+DELETE FROM refused WHERE service NOT IN (SELECT value FROM json_each(:services))
+AND taken IN (SELECT number FROM messages WHERE reported < :before)
 """
 _BUSY_SECONDS = 30.0
 _LONGEST = 10_000  # characters that are kept of a refused message
@@ -230,8 +242,30 @@ class Inbox:
                 "DELETE FROM messages WHERE number = ?", [(number,) for number in numbers]
             )
 
+    def forget_refused(self, before: datetime, end: int, services: Collection[str]) -> int:
+        """Drop what was refused before an instant (aware) when it came, and messages up to the
+        number ``end`` that were reported before it and that no one of ``services``, which are all
+        that there are, could take; how many."""
+        asked = {
+            "before": microseconds(before), "end": end, "services": json.dumps(sorted(services))
+        }  # fmt: skip
+        with self._errors(), self._connection as connection:
+            connection.execute(_GONE, asked)
+            given_up = connection.execute(_GIVEN_UP, asked).fetchall()
+            for table, column in (
+                ("messages", "number"),
+                ("refused", "taken"),
+                ("retried", "number"),
+            ):
+                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", given_up)
+            told = connection.execute(
+                "DELETE FROM refused WHERE taken IS NULL AND strftime('%s', received) + 0 < ?",
+                (before.timestamp(),),
+            )
+            return len(given_up) + told.rowcount
+
     def refused(self) -> Counter[str]:
-        """How many messages were set aside so far, by reason."""
+        """How many messages were refused or set aside and are not forgotten, by reason."""
         with self._errors():
             rows = self._connection.execute("SELECT reason, count(*) FROM refused GROUP BY reason")
             return Counter(dict(rows))

@@ -22,6 +22,7 @@ from feature_repo.contract import RawTable, UseCase
 from feature_repo.home import Home
 from feature_repo.inbox import Counting, Inbox, Received, inbox_path
 from feature_repo.messages import Message, data_faults, line_of
+from feature_repo.services import older_services
 from feature_repo.store import Materialisation, materialise
 from feature_repo.tables import (
     FILE,
@@ -168,15 +169,20 @@ def forget_messages(home: Home, use_case: UseCase, now: datetime, folded: int) -
       row: the next one needs no message for that.
 
     So a report that the source never took over stays, and so do all of the last days, of which a
-    version that is made from the source anew is told again.
+    version that is made from the source anew is told again. A message that was refused when it came
+    goes after the same time, and so does one that every service has set aside: ``retry`` takes in
+    none that is older.
     """
+    services = {use_case.service} | {
+        older.service for older in older_services(home, use_case) if older.name == use_case.name
+    }
     made = [v for v in offline.versions(home, use_case) if v.from_source]
     with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
         gone, counting = inbox.settled(now - use_case.retention, folded)
         for name, messages in counting.items() if made else ():
             gone += _repeated(named(made[-1].built.tables, name), messages)
         inbox.forget(gone)
-    return len(gone)
+        return len(gone) + inbox.forget_refused(now - use_case.retention, folded, services)
 
 
 def _repeated(table: Table, messages: list[Counting]) -> list[int]:

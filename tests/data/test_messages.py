@@ -140,7 +140,8 @@ def test_a_step_cut_after_its_record_fills_the_store(home: Home) -> None:
 
 
 def test_messages_outrank_the_rows_of_files(home: Home) -> None:
-    """After a version made from files, which holds no message, all of them are taken in again."""
+    """After a version made from files, which holds no message, all of them are taken in again. A
+    correction in the files does not count against one; a later message does, then and after."""
     receive(home, WEATHER, [message(temp=75.0)], START + HOUR)
     advance(home, WEATHER, START + HOUR)
     tables = [write_raw(home, WEATHER.tables[0], pa.Table.from_pylist([row(temp=0.0)], SCHEMA))]
@@ -149,6 +150,12 @@ def test_messages_outrank_the_rows_of_files(home: Home) -> None:
     assert made.messages == 1
     assert [r["temp"] for r in raw(home)] == [75.0]
     assert served(home) == 75.0
+    receive(home, WEATHER, [message(temp=76.0, reported=1.5)], START + 2 * HOUR)
+    for _ in range(2):
+        advance(home, WEATHER, START + 2 * HOUR)
+        assert [r["temp"] for r in raw(home)] == [76.0]
+        assert served(home) == 76.0
+        offline.update(home, WEATHER, tables, until=START + 2 * HOUR)
 
 
 def test_no_version_and_another_inbox_are_refused(home: Home, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ them; no other one is stopped."""
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -33,7 +34,7 @@ from feature_repo.home import Home
 from feature_repo.inbox import Inbox
 from feature_repo.messages import Message, faults
 from feature_repo.registry import get_use_case
-from feature_repo.stream import advance, receive, retry
+from feature_repo.stream import advance, forget_messages, receive, retry
 from feature_repo.tables import named, parts_of, write_raw
 
 
@@ -285,3 +286,52 @@ def test_another_service_sees_a_message_that_came_twice(tmp_path: Path) -> None:
     assert (after.messages, after.version.built) == (1, before.built)
     assert len(advance(home, NARROW, until).refused) == 1
     assert len(retry(home, NARROW, until)) == 1
+
+
+def test_refused_messages_are_forgotten_with_the_settled_ones(tmp_path: Path) -> None:
+    """Not before the retention is over, nor while another service counts one or has not met it;
+    and what is forgotten as set aside does not come back as a message."""
+    home, until = first_version(tmp_path, NARROW), START + 4 * HOUR
+    files = offline.newest(home, NARROW).built.tables
+    offline.update(home, WEATHER, files, until=START)
+    told = [message(hours, temp=71.0 + hours) for hours in range(3)]
+    poison = message(reported=3.5, time_hour=START + 1.5 * HOUR, temp=99.0)
+    receive(home, NARROW, [*told, poison, message(temp=1e6)], until)
+    assert len(advance(home, NARROW, until).refused) == 1
+    with closing(Inbox(home, WEATHER)) as inbox:
+        inbox.set_aside(4, "for a while")
+    soon, later = START + WEATHER.retention, until + WEATHER.retention + HOUR
+
+    def kept() -> int:
+        with closing(Inbox(home, NARROW)) as inbox:
+            return sum(inbox.refused().values())
+
+    assert (forget_messages(home, NARROW, soon, 4), kept()) == (0, 3)
+    assert len(retry(home, NARROW, soon)) == 1
+    advance(home, NARROW, until)
+    assert kept() == 4, "the copy is set aside too"
+    assert (forget_messages(home, NARROW, later, 3), kept()) == (1, 3), "what was no message"
+    assert retry(home, NARROW, later) == []
+    with closing(Inbox(home, WEATHER)) as inbox:
+        inbox.set_aside(5, "still")
+    assert (forget_messages(home, NARROW, later, 5), kept()) == (2, 0)
+    offline.update(home, NARROW, files, until=until)
+    assert advance(home, NARROW, until).refused == ()
+    assert 99.0 not in [r["temp"] for r in raw(home, NARROW)]
+
+
+def test_a_message_that_another_service_has_stays(tmp_path: Path) -> None:
+    """Until that service is gone: then nothing counts it."""
+    home, until = first_version(tmp_path, NARROW), START + 4 * HOUR
+    offline.update(home, WEATHER, offline.newest(home, NARROW).built.tables, until=START)
+    receive(home, NARROW, [message()], until)
+    with closing(Inbox(home, NARROW)) as inbox:
+        inbox.set_aside(1, "cannot be")
+    later = until + WEATHER.retention
+    assert forget_messages(home, NARROW, later, 1) == 0
+    offline.update(home, WEATHER, offline.newest(home, NARROW).built.tables, until=until)
+    assert advance(home, WEATHER, until).messages == 1
+    shutil.rmtree(tmp_path / "offline" / WEATHER.service)
+    assert forget_messages(home, NARROW, later, 1) == 1
+    with closing(Inbox(home, NARROW)) as inbox:
+        assert (inbox.last, inbox.refused()) == (1, {})
