@@ -142,15 +142,16 @@ def ours(folder: Path, whole: str) -> None:
 
 
 def day(folder: Path) -> None:
-    """Bring views of the day before to the last day; equal to a build from the start."""
-    from feature_repo.update import update_views
+    """A version of the day before, then one of the last day, its events checked; equal to a build
+    from the start."""
+    from feature_repo import offline
 
     _warm()
     use_case, home = nine(), Home(root=folder / "ours")
     tables, before = _load(folder / "tables.json"), _load(folder / "before.json")
     cut = datetime.fromisoformat((folder / "cut").read_text())
-    earlier = build_views(home, use_case, before, cut)
-    made = measured(lambda: update_views(home, use_case, tables, earlier, None))
+    offline.update(home, use_case, before, until=cut)
+    made = measured(lambda: offline.update(home, use_case, tables))
     assert not made.rebuilt, "the day was computed from the start"
     assert made.built.views == _load(folder / "views-nine.json"), "a day differs from a rebuild"
 
