@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from feature_repo import offline
-from feature_repo.contract import UseCase
+from feature_repo.contract import FeatureSpec, UseCase
 from feature_repo.home import Home
 from feature_repo.messages import Message
 from feature_repo.online_rows import rows_of
@@ -21,6 +22,12 @@ from serving.online import OnlineStore
 WEATHER = get_use_case("weather")
 START = datetime(2013, 6, 30, 12, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
+# A bound that no rule of a message knows: three observations of a station in three hours.
+FEW = FeatureSpec(
+    name="few", entity=WEATHER.features[0].entity, log=WEATHER.features[0].log, value="temp",
+    aggregation="count", window=3 * HOUR, bounds=(0.0, 3.0), default=0.0,
+)  # fmt: skip
+NARROW = replace(WEATHER, features=(*WEATHER.features, FEW))
 
 
 def row(origin: str = "JFK", hours: int = 0, **values: Any) -> dict[str, Any]:
