@@ -43,12 +43,27 @@ def read_current(home: Home, use_case: str) -> tuple[Path, str]:
         current = Current(**json.loads(path.read_bytes()))
     except FileNotFoundError as exc:
         raise StateError(
-            f"no model of {use_case!r} is released in {home.root}; run its workflow first "
+            f"no model of {use_case!r} is champion in {home.root}; run its workflow first "
             "('make demo' for flights), or name a directory with --model-dir"
         ) from exc
     except (OSError, ValueError, TypeError) as exc:
         raise StateError(f"{path} is damaged ({exc}); promote the champion again") from exc
     return home.root / current.model_dir, current.version
+
+
+def check_served(home: Home, use_case: str, subject: str, version: str) -> None:
+    """Hold the pointer against the champion that the ledger names: a promotion writes the ledger
+    first, so one that was killed in between leaves the pointer behind.
+
+    Raises:
+        StateError: they differ, or there is no pointer.
+    """
+    served = read_current(home, use_case)[0].name
+    if served != subject:
+        raise StateError(
+            f"the champion of {use_case} is {version}, subject {subject[:12]}, by the ledger, but "
+            f"servers would load {served[:12]}: a promotion was cut short; promote {version} again"
+        )
 
 
 def _path(home: Home, use_case: str) -> Path:

@@ -28,6 +28,7 @@ from serving import certificate, ledger, predictions, revocations
 from serving.artifact import read_model
 from serving.predictions import Prediction
 from serving.recompute import recompute
+from serving.releases import check_served
 from tasks.ledger import own_trust
 from tasks.probe import agree
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
@@ -45,7 +46,8 @@ def audit_report(prediction_id: str, model: str) -> str:
 
     Raises:
         LedgerError: the ledger was changed; names the line.
-        StateError: the prediction or the model is unknown, or a stored table was changed.
+        StateError: the prediction or the model is unknown, a stored table was changed, or what
+            servers load is not the champion.
         CertificateError: the model is not the one that was certified.
         SkewError: the certified model does not give the recorded score.
     """
@@ -64,7 +66,7 @@ def audit(home: Home, prediction_id: str = "", model: str = "") -> str:
     if prediction_id:
         lines += ["", *trace(home, prediction_id, faults)]
     if model:
-        lines += ["", *history(home, model)]
+        lines += ["", *history(home, model, faults)]
     text = "\n".join(lines)
     if faults:
         print(text)
@@ -115,8 +117,9 @@ def trace(home: Home, prediction_id: str, faults: list[AirworthyError]) -> list[
     return [*lines, *_made_from(home, issued.predicate, faults)]
 
 
-def history(home: Home, model: str) -> list[str]:
-    """Champions of a use case over time, from the ledger.
+def history(home: Home, model: str, faults: list[AirworthyError]) -> list[str]:
+    """Champions of a use case over time, from the ledger; added to ``faults``: servers would load
+    another model than the last one, as after a promotion that was killed between the two.
 
     Raises:
         StateError: the ledger knows no such model.
@@ -131,6 +134,10 @@ def history(home: Home, model: str) -> list[str]:
     if not champions:
         return [f"{model}: no champion yet"]
     ends = [*(str(e["at"]) for e in champions[1:]), "now"]
+    try:
+        check_served(home, model, champions[-1]["subject"], champions[-1]["facts"]["version"])
+    except StateError as exc:
+        faults.append(exc)
     return [
         f"champions of {model}:",
         *(

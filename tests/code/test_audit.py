@@ -19,8 +19,10 @@ from feature_repo.home import Home, open_home
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import read_table, table_place
 from serving import dsse, revocations
+from serving.certificate import read
 from serving.predictions import Prediction, PredictionLog, find
 from serving.predictor import Predictor
+from serving.releases import write_current
 from serving.service import number
 from tasks.audit import audit, audit_report
 from tasks.probe import agree
@@ -89,6 +91,22 @@ def test_the_history_names_each_champion_with_its_time(home: Home) -> None:
     assert "1.0.0" in first
     assert "1.1.0" in second
     assert " to now " in second
+
+
+def test_a_promotion_that_was_cut_short_is_told(
+    home: Home, template: tuple[Home, Judged], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between the ledger's entry and the pointer, servers go on with the one before."""
+    (first,) = [
+        path.parent for path in (home.root / "models" / "toy").glob("*/certificate.json")
+        if read(path.parent).predicate["version"] == "1.0.0"
+    ]  # fmt: skip
+    write_current(home, "toy", first.name, first, "1.0.0")
+    with pytest.raises(StateError, match=r"is 1\.1\.0, .* load .*; promote 1\.1\.0 again"):
+        audit(home, model="toy")
+    assert "champions of toy" in capsys.readouterr().out
+    promote_version(home, "toy", "1.1.0")
+    audit(home, model="toy")
 
 
 def test_an_unknown_id_or_model_is_a_clear_error(home: Home) -> None:

@@ -132,7 +132,7 @@ def test_a_release_is_probed_signed_and_done_once(ready: Ready) -> None:
     manifest = yaml.safe_load(Path(made.manifest).read_text())
     assert manifest["kind"] == "InferenceService"
     assert made.subject in Path(made.manifest).read_text()
-    with pytest.raises(StateError, match="no model of 'flights' is released"):
+    with pytest.raises(StateError, match="no model of 'flights' is champion"):
         read_current(ready.home, "flights")  # the promotion, which follows, moves the pointer
     parity = read_statement(
         ready.statement, certificate.RELEASE_TYPE, own_trust(ready.home)
@@ -245,7 +245,7 @@ def test_one_planted_value_in_the_online_store_refuses_the_release(ready: Ready)
     with pytest.raises(SkewError, match=r"2 mismatches.*origin_temp of .*EWR.* is 3.25"):
         ready.release()
     assert not ready.statement.exists()
-    with pytest.raises(StateError, match="released"):
+    with pytest.raises(StateError, match="is champion"):
         read_current(ready.home, "flights")
     (report,) = (ready.home.root / "reports" / "parity" / FLIGHTS.service).iterdir()
     assert "origin_temp" in report.read_text()
@@ -257,7 +257,7 @@ def test_a_store_that_disagrees_with_the_training_set_stops_the_release(ready: R
     with pytest.raises(SkewError, match="the online store and the training set disagree"):
         skewed.release()
     assert not ready.statement.exists()
-    with pytest.raises(StateError, match="released"):
+    with pytest.raises(StateError, match="is champion"):
         read_current(ready.home, "flights")
 
 

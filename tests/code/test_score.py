@@ -185,5 +185,5 @@ def test_home_without_a_release_is_told_apart(tmp_path: Path) -> None:
     """Nothing was released there yet: say so, not that the file is bad."""
     source = write_csv(tmp_path / "requests.csv", [{"origin": "JFK", "target_hour": "2014-01-01"}])
     empty = Place(tmp_path / "home", tmp_path / "user")
-    with pytest.raises(StateError, match="no model of 'weather' is released"):
+    with pytest.raises(StateError, match="no model of 'weather' is champion"):
         scored(empty, source, datetime(2013, 12, 30, tzinfo=timezone.utc))
