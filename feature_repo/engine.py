@@ -238,26 +238,36 @@ def build_training_set(
     tables: list[Table],
     views: list[Table],
     finish: Callable[[pa.Table], pa.Table] | None = None,
+    until: datetime | None = None,
 ) -> Table:
     """Every request with the features of its tick, its label and when the label was known;
     stored by the month of its prediction time. ``finish`` adds columns to each month's rows.
+
+    ``until`` (aware): the last tick of the views. A request that reads a later one is left out:
+    it would get that one's values, though windows have emptied since and facts have come.
 
     Raises:
         SourceError: a value outside its declared bounds, or a request twice.
     """
     session = open_session(home, use_case, tables)
-    parts = _joined(session, views)
+    parts = _joined(session, views, until)
     done = parts if finish is None else ((month, finish(rows)) for month, rows in parts)
     return write_parts(home, TRAINING_SET, done)
 
 
-def _joined(session: Session, views: list[Table]) -> Iterator[tuple[str, pa.Table]]:
+def _joined(
+    session: Session, views: list[Table], until: datetime | None
+) -> Iterator[tuple[str, pa.Table]]:
     """The training set's parts, a chunk of months at a time."""
     from feature_repo.schemas import training_set_schema, validate_table
 
     use_case, zones = session.use_case, session.zones[REQUESTS]
+    lag, stop = int(use_case.lag.total_seconds()), None
+    if until is not None:
+        stop = (last_tick(session, until) + 1) * session.seconds + lag
     cuts = [cut * session.seconds for cut in month_cuts(zones.values(), session.seconds)]
-    for start, end in zip([None, *cuts], [*cuts, None], strict=True):
+    cuts = [cut for cut in cuts if stop is None or cut < stop]
+    for start, end in zip([None, *cuts], [*cuts, stop], strict=True):
         session.see(use_case.requests_sql, zones, start or -math.inf, end or math.inf)
         for view in use_case.views:
             back = view.ttl + use_case.lag + use_case.tick

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -20,7 +20,7 @@ from feature_repo.contract import UseCase
 from feature_repo.engine import Built
 from feature_repo.errors import StateError
 from feature_repo.events import check_logs
-from feature_repo.home import Home, digest_of, write_atomically
+from feature_repo.home import Home, write_atomically
 from feature_repo.services import record
 from feature_repo.tables import Table, table_files
 from feature_repo.update import rebuilt, update_views
@@ -157,41 +157,12 @@ def newest(home: Home, use_case: UseCase) -> Version:
 
 def versions(home: Home, use_case: UseCase) -> list[Version]:
     """Every kept version, oldest first."""
-    return [_read(path) for path in _files(home, use_case.service)]
+    return [*reversed([*newest_first(home, use_case)])]
 
 
-def of_content(home: Home, use_case: UseCase, content: str) -> Version | None:
-    """The newest kept version that an online store with this ``StoreState.content`` was filled
-    from: by its views, or by their states, one row an entity."""
-    for path in reversed(_files(home, use_case.service)):
-        version = _read(path)
-        names = [view.name for view in use_case.views]
-        for tables in (version.built.views, version.built.states):
-            digests = [table.digest for table in tables]
-            if digest_of(dict(zip(names, digests, strict=True))) == content:
-                return version
-    return None
-
-
-def as_of(home: Home, use_case: UseCase, created: datetime) -> Version:
-    """The version that was the newest at ``created`` (aware).
-
-    Raises:
-        StateError: there was none, or it is no longer kept.
-    """
-    kept = versions(home, use_case)
-    place = sum(version.created <= created for version in kept)
-    near = kept[max(place - 1, 0) : place + 1]
-    found, later = near[0] if place else None, near[1:]
-    # A number that is missing is that of a forgotten version, which may have been the newest then.
-    forgotten = found and later and later[0].number != found.number + 1
-    if found is None or (forgotten and found.created != created):
-        told = " and ".join(f"{v.number} of {v.created.isoformat()}" for v in near) or "none"
-        raise StateError(
-            f"{use_case.service}: no version of {created.isoformat()} is kept (nearest: {told}); "
-            "ask for the instant of a kept one, or run the use case's workflow"
-        )
-    return found
+def newest_first(home: Home, use_case: UseCase) -> Iterator[Version]:
+    """Every kept version, newest first, each read when it is asked for."""
+    return map(_read, reversed(_files(home, use_case.service)))
 
 
 def prune(

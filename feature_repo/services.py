@@ -59,6 +59,22 @@ def older_services(home: Home, use_case: UseCase) -> list[UseCase]:
     return [_read(path) for path in paths if path.parent.name != use_case.service]
 
 
+def service_named(home: Home, use_case: UseCase, service: str) -> UseCase:
+    """The use case as the program declares it, or as the service of another declaration was
+    recorded.
+
+    Raises:
+        StateError: there is no such service.
+    """
+    known = {case.service: case for case in (use_case, *older_services(home, use_case))}
+    if service not in known:
+        raise StateError(
+            f"{use_case.name} has no feature service {service!r} in {home.root}; it has "
+            f"{', '.join(known)}"
+        )
+    return known[service]
+
+
 def _read(path: Path) -> UseCase:
     try:
         document = {name: _decode(value) for name, value in json.loads(path.read_bytes()).items()}

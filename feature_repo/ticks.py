@@ -18,3 +18,8 @@ def tick_of(prediction_time: datetime, *, tick: timedelta, lag: timedelta) -> da
 def epoch_seconds(instant: datetime) -> int:
     """Whole seconds since the epoch of an aware instant."""
     return (instant - EPOCH) // timedelta(seconds=1)
+
+
+def aware(instant: datetime) -> datetime:
+    """The instant as it is; without a zone it is meant in UTC."""
+    return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)

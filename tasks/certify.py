@@ -65,6 +65,7 @@ def certify(
     quarantine: Table,
     views: list[Table],
     training_set: Table,
+    split_dates: list[datetime],
     steps: list[Step],
 ) -> Certification:
     """Assemble the model directory and sign its certificate; a refused model gets one too,
@@ -86,6 +87,7 @@ def certify(
             "training": {
                 "table": training_set.digest,
                 "rows": training_set.rows,
+                "split_dates": [date.isoformat() for date in split_dates],
                 "splits": split_facts(read_table(training_set)),
             },
         }

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
 
 from flytekit import task
 
 from feature_repo import offline
-from feature_repo.home import open_home
+from feature_repo.errors import SkewError, StateError
+from feature_repo.history import as_of, computed_until, made_of
+from feature_repo.home import Home, open_home
 from feature_repo.registry import get_use_case
+from feature_repo.services import service_named
 from feature_repo.stream import forget_messages
 from feature_repo.tables import Table
+from feature_repo.ticks import aware
+from serving import ledger
+from serving.artifact import LINEAGE
 from tasks.housekeeping import accounted_digests
 from tasks.resources import DATA, SMALL
 from tasks.services import living_services
+from tasks.splits import check_dates, split_by_time
 from tasks.steps import step
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from feature_repo.contract import UseCase
+    from feature_repo.offline import Version
 
 
 @task(requests=SMALL, retries=2, timeout=timedelta(minutes=10))
@@ -43,19 +59,129 @@ def forget_versions(use_case: str) -> str:
 
 
 @task(requests=DATA, retries=2, timeout=timedelta(hours=1))
-def rebuild_training_set(use_case: str, created: datetime) -> Table:
-    """The training set of the version that was the newest at ``created`` (UTC).
+def rebuild_training_set(
+    use_case: str,
+    created: datetime,
+    service: str,
+    until: datetime | None,
+    training_start: datetime,
+    validation_start: datetime,
+    test_start: datetime,
+    test_end: datetime,
+) -> Table:
+    """The training set of the version that was the newest at ``created``, of facts up to
+    ``until``; see ``rebuild``. An empty ``service`` is the one that the program declares.
 
     Raises:
-        StateError: that version, or a table of it, is no longer kept.
+        StateError: there is no such service, or the version, or a table of it, is not kept.
+        TrainingError: dates out of order.
+    """
+    with step("training set") as s:
+        home, declared = open_home(), get_use_case(use_case)
+        case = service_named(home, declared, service or declared.service)
+        version = as_of(home, case, aware(created))
+        dates = [training_start, validation_start, test_start, test_end]
+        table = rebuild(home, case, version, dates, aware(until) if until else None)
+        s.say(f"{table.rows:,} rows of version {version.number}, {table.digest[:12]}: {table.uri}")
+    return table
+
+
+@task(requests=DATA, retries=2, timeout=timedelta(hours=1))
+def rebuild_for_model(use_case: str, version: str) -> Table:
+    """The training set of a certified model; see ``rebuild_as_certified``."""
+    with step("training set") as s:
+        table = rebuild_as_certified(open_home(), get_use_case(use_case), version)
+        s.say(
+            f"{table.rows:,} rows that {use_case} {version} was made from, {table.digest[:12]}, as "
+            f"its certificate says: {table.uri}"
+        )
+    return table
+
+
+def rebuild(
+    home: Home, use_case: UseCase, version: Version, dates: list[datetime], until: datetime | None
+) -> Table:
+    """Join and split a version's tables as training does, by the program's present code.
+
+    ``until``: neither requests that read a later tick nor labels that were known later are seen.
+    Views are read as they are stored, so an older declaration needs its record, not its program.
+
+    Raises:
+        TrainingError: dates out of order.
+        StateError: a table is no longer kept.
     """
     from feature_repo.engine import build_training_set
 
-    with step("training set") as s:
-        home, declared = open_home(), get_use_case(use_case)
-        instant = created if created.tzinfo else created.replace(tzinfo=timezone.utc)
-        version = offline.as_of(home, declared, instant)
-        built = version.built
-        table = build_training_set(home, declared, built.tables, built.views)
-        s.say(f"{table.rows:,} rows of version {version.number}, {table.digest[:12]}: {table.uri}")
+    def finish(rows: pa.Table) -> pa.Table:
+        return split_by_time(dates, Counter(), rows if until is None else _known(rows, until))
+
+    check_dates(use_case.name, dates)
+    built = version.built
+    last = computed_until(home, use_case, built.tables, built.views) or version.until
+    last = min(last, until or last)
+    return build_training_set(home, use_case, built.tables, built.views, finish, last)
+
+
+def rebuild_as_certified(home: Home, use_case: UseCase, version: str) -> Table:
+    """The training set that a model's lineage names, also when the declaration has changed since.
+
+    Raises:
+        StateError: there is no such model, its lineage tells too little, or the version of the
+            features, their service or a table is no longer kept.
+        SkewError: what comes out is not what the certificate names, since code has changed.
+    """
+    entry = _certified(home, use_case.name, version)
+    folder = home.root / "models" / use_case.name / entry["subject"]
+    name = f"{use_case.name} {version}"
+    try:
+        lineage = json.loads((folder / LINEAGE).read_bytes())
+        service = f"{use_case.name}_{lineage['features']['declaration'][:12]}"
+        views = lineage["features"]["views"]
+        tables = {table: facts["digest"] for table, facts in lineage["data"]["tables"].items()}
+        dates = [datetime.fromisoformat(date) for date in lineage["training"]["split_dates"]]
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise StateError(
+            f"the lineage of {name} in {folder} does not tell what its training set was made of "
+            f"({exc!r}); rebuild it by the instant of its version and its split dates"
+        ) from exc
+    case = service_named(home, use_case, service)
+    found = made_of(home, case, tables, views)
+    if found is None:
+        raise StateError(
+            f"{service}: the version that {name} was trained on is no longer kept; it was "
+            "forgotten, or the home is another one"
+        )
+    table, told = rebuild(home, case, found, dates, None), entry["facts"]["training_set"]
+    if table.digest != told:
+        raise SkewError(
+            f"the training set of {name} is {told[:12]} by its certificate, but "
+            f"{table.digest[:12]} when it is rebuilt: the code that joins and splits has changed "
+            "since, or DuckDB or pyarrow; rebuild it with the code that the certificate names"
+        )
     return table
+
+
+def _certified(home: Home, use_case: str, version: str) -> dict[str, Any]:
+    """The ledger's entry of a model's certificate."""
+    found = {
+        str(entry["facts"]["version"]): entry
+        for entry in ledger.entries(home)
+        if entry["kind"] == "certificate" and entry["facts"]["use_case"] == use_case
+    }
+    if version not in found:
+        raise StateError(
+            f"{use_case} {version} was never certified in {home.root}; certified are "
+            f"{', '.join(found) or 'none'}"
+        )
+    return found[version]
+
+
+def _known(rows: pa.Table, until: datetime) -> pa.Table:
+    """The rows without the labels that became known after an instant."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    at = rows.schema.get_field_index("label")
+    known = pc.less_equal(rows["label_available_at"], pa.scalar(until, pa.timestamp("us", "UTC")))
+    label = pc.if_else(known, rows["label"], pa.scalar(None, pa.float64()))
+    return rows.set_column(at, rows.schema.field(at), label)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from flytekit import task
 
 from feature_repo.contract import UseCase
-from feature_repo.offline import Version, head, of_content
+from feature_repo.history import of_content
+from feature_repo.offline import Version, head
 from feature_repo.online_rows import rows_of
 from feature_repo.packed import STATE, unpack_state
 from feature_repo.registry import get_use_case

@@ -1,13 +1,53 @@
-"""What each split of a training set holds: rows, dates, when its last label became known."""
+"""The parts of a training set: how time splits it, and what each part holds."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from feature_repo.errors import TrainingError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LEARNING_SPLITS = ("training", "validation")  # weights; early stopping and calibration
+
+
+def check_dates(use_case: str, dates: Sequence[datetime]) -> None:
+    """The bounds of the parts, in their order.
+
+    Raises:
+        TrainingError: they do not rise.
+    """
+    if list(dates) != sorted(set(dates)):
+        raise TrainingError(
+            f"{use_case}: split dates must rise: training_start < validation_start < test_start "
+            f"< test_end, got {', '.join(f'{d:%Y-%m-%d}' for d in dates)}"
+        )
+
+
+def split_by_time(dates: Sequence[datetime], counts: Counter[str], rows: pa.Table) -> pa.Table:
+    """The rows with the column ``split``; adds to the number of rows of each part."""
+    from feature_repo.tables import connect
+
+    parts = zip(("training", "validation", "test"), dates[:-1], dates[1:], strict=True)
+    cases = " ".join(
+        f"WHEN prediction_time >= TIMESTAMPTZ '{start.isoformat()}' "
+        f"AND event_time < TIMESTAMPTZ '{end.isoformat()}' "
+        f"AND label_available_at <= TIMESTAMPTZ '{end.isoformat()}' THEN '{name}'"
+        for name, start, end in parts
+    )
+    with connect([]) as session:
+        session.register("asked", rows)
+        split: pa.Table = session.sql(
+            f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
+            "FROM asked ORDER BY prediction_time, request_id"
+        ).to_arrow_table()
+    for item in split["split"].value_counts().to_pylist():
+        counts[item["values"]] += item["counts"]
+    return split
 
 
 def split_facts(training_set: pa.Table) -> dict[str, dict[str, Any]]:

@@ -17,12 +17,11 @@ from feature_repo.ticks import tick_of
 from tasks.cache import code_cache
 from tasks.resources import DATA
 from tasks.services import living_services
+from tasks.splits import check_dates, split_by_time
 from tasks.steps import StepLog, step
 from tasks.types import SplitRows, State, Step
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from feature_repo.contract import UseCase
     from feature_repo.home import Home
 
@@ -137,7 +136,13 @@ def last_read(use_case: UseCase, as_of: datetime | None) -> datetime | None:
 
 
 @task(
-    cache=code_cache(*FEATURE_CODE, "tasks.training_set", libraries=LIBRARIES),
+    cache=code_cache(
+        *FEATURE_CODE,
+        "feature_repo.history",
+        "tasks.splits",
+        "tasks.training_set",
+        libraries=LIBRARIES,
+    ),
     requests=DATA,
     retries=2,
     timeout=timedelta(hours=1),
@@ -162,17 +167,16 @@ def build_training_set(
         TrainingError: dates out of order, or a part without rows.
     """
     from feature_repo.engine import build_training_set as join
+    from feature_repo.history import computed_until
 
     dates = (training_start, validation_start, test_start, test_end)
-    if list(dates) != sorted(set(dates)):
-        raise TrainingError(
-            f"{use_case}: split dates must rise: training_start < validation_start < test_start "
-            f"< test_end, got {', '.join(f'{d:%Y-%m-%d}' for d in dates)}"
-        )
+    check_dates(use_case, dates)
     with step("training set") as s:
         counts: Counter[str] = Counter()
-        split = partial(_split, dates, counts)
-        table = join(state.home(), get_use_case(use_case), tables, views, split)
+        split = partial(split_by_time, dates, counts)
+        home, declared = state.home(), get_use_case(use_case)
+        until = computed_until(home, declared, tables, views)  # it is theirs, whenever asked
+        table = join(home, declared, tables, views, split, until)
         rows = SplitRows(
             training=counts["training"],
             validation=counts["validation"],
@@ -190,28 +194,6 @@ def build_training_set(
             f"{rows.validation:,} validation, {rows.test:,} test, {rows.unused:,} in no part"
         )
     return TrainingSet(table, rows, s.record)
-
-
-def _split(dates: tuple[datetime, ...], counts: Counter[str], rows: pa.Table) -> pa.Table:
-    """The rows with the column ``split``; adds to the number of rows of each part."""
-    from feature_repo.tables import connect
-
-    parts = zip(("training", "validation", "test"), dates[:-1], dates[1:], strict=True)
-    cases = " ".join(
-        f"WHEN prediction_time >= TIMESTAMPTZ '{start.isoformat()}' "
-        f"AND event_time < TIMESTAMPTZ '{end.isoformat()}' "
-        f"AND label_available_at <= TIMESTAMPTZ '{end.isoformat()}' THEN '{name}'"
-        for name, start, end in parts
-    )
-    with connect([]) as session:
-        session.register("asked", rows)
-        split: pa.Table = session.sql(
-            f"SELECT *, CASE WHEN label IS NULL THEN '' {cases} ELSE '' END AS split "
-            "FROM asked ORDER BY prediction_time, request_id"
-        ).to_arrow_table()
-    for item in split["split"].value_counts().to_pylist():
-        counts[item["values"]] += item["counts"]
-    return split
 
 
 @task(

@@ -7,7 +7,12 @@ from flytekit import workflow
 
 from tasks.dataset_cards import write_cards
 from tasks.explain import explain_features
-from tasks.feature_versions import forget_versions, list_versions, rebuild_training_set
+from tasks.feature_versions import (
+    forget_versions,
+    list_versions,
+    rebuild_for_model,
+    rebuild_training_set,
+)
 from tasks.services import remove_service
 from tasks.skew import measure_skew
 
@@ -74,15 +79,53 @@ def prune(use_case: str) -> str:
 
 
 @workflow
-def training_set(use_case: str, created: datetime) -> str:
+def training_set(
+    use_case: str,
+    created: datetime,
+    service: str = "",
+    until: datetime | None = None,
+    training_start: datetime = datetime(2013, 1, 1, tzinfo=timezone.utc),
+    validation_start: datetime = datetime(2013, 10, 1, tzinfo=timezone.utc),
+    test_start: datetime = datetime(2013, 11, 1, tzinfo=timezone.utc),
+    test_end: datetime = datetime(2014, 1, 1, tzinfo=timezone.utc),
+) -> str:
     """Rebuild a training set as it was: of the version that was the newest at an instant; returns
     the place of its Parquet files.
 
     Args:
         use_case: for example flights.
         created: wall-clock instant (UTC); what was recorded later is not seen.
+        service: that of another declaration, as in the folder names under offline/ of the home;
+            empty: that of this program.
+        until: what happened or became known later (UTC) is not seen; none: all of the version.
+        training_start: first instant of the training part.
+        validation_start: its end, and the start of the validation part.
+        test_start: end of the validation part, and the start of the test part.
+        test_end: end of the test part.
     """
-    rebuilt = rebuild_training_set(use_case=use_case, created=created)
+    rebuilt = rebuild_training_set(
+        use_case=use_case,
+        created=created,
+        service=service,
+        until=until,
+        training_start=training_start,
+        validation_start=validation_start,
+        test_start=test_start,
+        test_end=test_end,
+    )
+    return rebuilt.uri
+
+
+@workflow
+def training_set_of(use_case: str, version: str) -> str:
+    """Rebuild the training set that a model was made from, whatever is declared now; refused where
+    it is not the one that its certificate names. Returns the place of its Parquet files.
+
+    Args:
+        use_case: for example flights.
+        version: for example 1.0.0.
+    """
+    rebuilt = rebuild_for_model(use_case=use_case, version=version)
     return rebuilt.uri
 
 

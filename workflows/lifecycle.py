@@ -160,6 +160,7 @@ def lifecycle(
         quarantine=quarantine,
         views=features.views,
         training_set=training.training_set,
+        split_dates=[training_start, validation_start, test_start, test_end],
         steps=[ingest_step, features.step, training.step, trained.step, evaluated.step],
     )
     registered = register(

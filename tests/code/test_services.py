@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from pipeline import Twins
 
 from feature_repo import offline
 from feature_repo.contract import UseCase
-from feature_repo.errors import PromotionError, StateError
+from feature_repo.errors import PromotionError, SkewError, StateError
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from feature_repo.services import older_services
 from serving import ledger
+from serving.artifact import LINEAGE
 from serving.releases import read_current
+from tasks.feature_versions import rebuild_as_certified
 from tasks.ledger import own_trust
 from tasks.registry import promote_version
 from tasks.services import living_services, needed_by, remove, retire
@@ -58,6 +61,28 @@ def test_a_service_is_removed_once_its_last_model_is_retired(home: Home, newer: 
                 promote_version(home, "weather", version)
     assert needed_by(home, "weather") == {case.service: [champion]}
     ledger.verify(home, own_trust(home))
+
+
+def test_a_model_s_training_set_is_rebuilt_after_the_declaration_changed(
+    home: Home, newer: UseCase
+) -> None:
+    """From the stored views of the old service: what its lineage names, and nothing less; a model
+    that was never certified, and tables that are gone, are told by name."""
+    case, (folder, version) = get_use_case("weather"), read_current(home, "weather")
+    lineage = json.loads((folder / LINEAGE).read_text())
+    for declared in (case, newer):
+        table = rebuild_as_certified(home, declared, version)
+        assert table.digest == lineage["training"]["table"]
+    with pytest.raises(StateError, match=r"weather 9\.9\.9 was never certified in"):
+        rebuild_as_certified(home, newer, "9.9.9")
+    lineage["training"]["split_dates"][0] = "2013-01-02T00:00:00+00:00"
+    (folder / LINEAGE).write_text(json.dumps(lineage))
+    with pytest.raises(SkewError, match=r"by its certificate, but .* when it is rebuilt"):
+        rebuild_as_certified(home, newer, version)
+    for path in (home.root / "offline" / case.service).glob("0*.json"):
+        path.unlink()
+    with pytest.raises(StateError, match="is no longer kept"):
+        rebuild_as_certified(home, newer, version)
 
 
 def test_what_no_model_needs_goes(home: Home, newer: UseCase) -> None:

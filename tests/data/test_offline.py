@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import Year
 
@@ -21,11 +22,16 @@ from feature_repo import offline
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set
 from feature_repo.errors import StateError
+from feature_repo.history import as_of
 from feature_repo.home import Home
 from feature_repo.services import older_services
 from feature_repo.tables import content_digest, read_table, table_files, write_raw
+from tasks.feature_versions import rebuild
+from tasks.training_set import build_training_set as build
+from tasks.types import State
 
 JUNE = datetime(2013, 6, 10, tzinfo=timezone.utc)
+PARTS = ("training_start", "validation_start", "test_start", "test_end")
 
 
 def weather(year: Year, until: datetime) -> pa.Table:
@@ -89,7 +95,7 @@ def test_a_training_set_is_rebuilt_as_it_was(story: Home, weather_year: Year) ->
     """As of the record's time: before the correction the old temperature, after it the new one."""
     case = weather_year.use_case
     _, second, third = offline.versions(story, case)
-    then = offline.as_of(story, case, third.created - timedelta(microseconds=1))
+    then = as_of(story, case, third.created - timedelta(microseconds=1))
     assert then.number == second.number
     was, now = (
         build_training_set(story, case, version.built.tables, version.built.views)
@@ -98,7 +104,51 @@ def test_a_training_set_is_rebuilt_as_it_was(story: Home, weather_year: Year) ->
     again = build_training_set(story, case, second.built.tables, second.built.views)
     assert was.digest == again.digest != now.digest
     with pytest.raises(StateError, match=r"no version of .* is kept"):
-        offline.as_of(story, case, datetime(2000, 1, 1, tzinfo=timezone.utc))
+        as_of(story, case, datetime(2000, 1, 1, tzinfo=timezone.utc))
+
+
+DATES = [datetime(2013, month, 1, tzinfo=timezone.utc) for month in (1, 4, 5, 7)]
+
+
+def test_a_training_set_sees_nothing_after_the_instant_that_is_asked_for(
+    story: Home, weather_year: Year
+) -> None:
+    """As of the event's time: no request that reads a later tick, no label that was known later."""
+    case, until = weather_year.use_case, JUNE - timedelta(days=3)
+    last = offline.newest(story, case)
+    whole, then = (
+        read_table(rebuild(story, case, last, DATES, instant)).to_pandas()
+        for instant in (None, until)
+    )
+    assert set(whole["split"]) == {"training", "validation", "test", ""}
+    assert until - timedelta(hours=1) < then["tick"].max() <= until
+    same = whole[whole["tick"] <= until].reset_index(drop=True)
+    unknown = same["label_available_at"] > until
+    assert unknown.sum() > 0
+    assert then["label"].isna().equals(same["label"].isna() | unknown)
+    assert then[~unknown].equals(same[~unknown])
+
+
+def test_requests_that_read_a_later_tick_than_the_views_have_are_left_out(
+    weather_year: Year, tmp_path: Path
+) -> None:
+    """They would get the last tick's values for ever; the others are as in a full build."""
+    home, case = Home(root=tmp_path), weather_year.use_case
+    known, until = weather(weather_year, JUNE), JUNE - timedelta(days=1, minutes=45)
+    early = ingest(home, weather_year, until, known)
+    whole = offline.update(home, case, early.built.tables)
+    assert (early.until, whole.until) == (until, JUNE)
+    sets = [
+        build.task_function(
+            state=State(str(home.root), home.id), use_case="weather", declaration="",
+            tables=version.built.tables, views=version.built.views,
+            **dict(zip(PARTS, DATES, strict=True)),
+        ).training_set
+        for version in (early, whole)
+    ]  # fmt: skip
+    before, after = (read_table(table) for table in sets)
+    assert 20 < after.num_rows - before.num_rows < 100
+    assert before.equals(after.filter(pc.less_equal(after["tick"], pa.scalar(until))))
 
 
 def test_the_same_data_make_no_new_version(story: Home, weather_year: Year) -> None:
@@ -161,10 +211,10 @@ def test_of_old_versions_one_a_day_is_kept(weather_year: Year, tmp_path: Path) -
         16,
     ]
     assert offline.prune(home, case, now, needed) == []
-    assert offline.as_of(home, case, made[3].created).number == 4
-    assert offline.as_of(home, case, made[4].created - timedelta(seconds=1)).number == 4
+    assert as_of(home, case, made[3].created).number == 4
+    assert as_of(home, case, made[4].created - timedelta(seconds=1)).number == 4
     with pytest.raises(StateError, match=r"nearest: 1 of 2013-06-10T03:00:00.* and 4 of"):
-        offline.as_of(home, case, made[2].created)
+        as_of(home, case, made[2].created)
     much_later = now + case.retention + timedelta(days=1)
     offline.prune(home, case, much_later, needed)
     assert [version.number for version in offline.versions(home, case)] == [6, 16]
@@ -192,6 +242,7 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from feature_repo import offline
+from feature_repo.history import as_of
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 home, case = Home(root=Path(sys.argv[1])), get_use_case("weather")

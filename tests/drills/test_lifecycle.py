@@ -167,6 +167,16 @@ def test_audit_tells_the_history(flown: Flown, audited: Done) -> None:
     assert flown.summary["certificate"]["id"] in line
 
 
+def test_its_training_set_is_rebuilt(flown: Flown) -> None:
+    """The table that the certificate names, whole, from the stored version of the features."""
+    issued = certificate.read(Path(flown.summary["model"]["path"]))
+    done = flown.place.run(
+        "features:training_set_of", "--use_case", "weather", "--version", "1.0.0"
+    )
+    assert done.code == 0, done.said
+    assert f"tables/{issued.predicate['training']['table']}" in done.said
+
+
 def test_audit_of_an_unknown_prediction_fails_by_name(flown: Flown) -> None:
     """The id that was asked for is in the message, and the exit code says failure."""
     done = flown.place.run("audit:audit", "--prediction_id", "pred-unknown")
