@@ -166,14 +166,17 @@ def _prediction(service: Service, answer: Answer) -> dict[str, Any]:
 
 def _v2(service: Service, request_id: str, answers: Sequence[Answer]) -> dict[str, Any]:
     """What a V1 answer says, as the protocol has it: a tensor holds no null and a parameter is a
-    string, a number or a boolean, so the ages (null: no living row) are a JSON text."""
+    string, a number or a boolean, so the ages (null: no living row) and the missing features are
+    JSON texts."""
     binary, rows = service.use_case.task == "binary", [len(answers)]
     scores = [a.prediction.score for a in answers]
     ids = [a.prediction.id for a in answers]
+    times = [a.prediction.prediction_time.isoformat() for a in answers]
     name = "probability" if binary else "value"
     outputs = [
         {"name": name, "datatype": "FP64", "shape": rows, "data": scores},
         {"name": "prediction_id", "datatype": "BYTES", "shape": rows, "data": ids},
+        {"name": "prediction_time", "datatype": "BYTES", "shape": rows, "data": times},
         {"name": "stale", "datatype": "BOOL", "shape": rows, "data": [a.stale for a in answers]},
     ]
     if binary:
@@ -188,7 +191,9 @@ def _v2(service: Service, request_id: str, answers: Sequence[Answer]) -> dict[st
             "certificate": service.certificate.id,
             "tick": answers[0].prediction.tick.isoformat(),
             "ages_minutes": orjson.dumps([a.prediction.ages_minutes for a in answers]).decode(),
-        },
+            "missing": orjson.dumps([a.missing for a in answers]).decode(),
+        }
+        | ({} if binary else {"unit": service.use_case.unit}),
     }
 
 

@@ -49,7 +49,7 @@ class CertifiedModel(Model):  # type: ignore[misc]  # kserve ships no types
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """What a V2 answer holds."""
-        told = {"prediction_id": "BYTES", "stale": "BOOL"}
+        told = {"prediction_id": "BYTES", "prediction_time": "BYTES", "stale": "BOOL"}
         if self._service.use_case.task == "binary":
             return _tensors({"probability": "FP64", **told, "decision": "BOOL"})
         return _tensors({"value": "FP64", **told})

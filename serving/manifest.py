@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 from feature_repo.errors import ManifestError
 from feature_repo.home import write_atomically
 from serving.arguments import without_arguments
-from serving.manifest_rules import DEPLOYMENT_MODE, SUBJECT, check_rules
+from serving.manifest_rules import DEPLOYMENT_MODE, MODEL_MOUNT, SUBJECT, check_rules
 
 if TYPE_CHECKING:
     from kserve import V1beta1PredictorSpec
     from kubernetes.client import V1Container, V1EnvVar, V1Probe, V1Volume
 
-MODEL_MOUNT = "/mnt/models"  # where KServe's storage initialiser puts the model directory
 HOME_MOUNT = "/var/lib/airworthy"
 KEYS_MOUNT = "/etc/airworthy/trusted-keys"
 PORT = 8080

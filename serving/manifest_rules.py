@@ -27,6 +27,7 @@ _FRAMEWORKS = (
 )  # fmt: skip
 _AUTOSCALING = ("minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "autoScaling")
 _SERVER = ["python", "-m", "serving.server"]
+MODEL_MOUNT = "/mnt/models"  # where KServe's storage initialiser puts the model directory
 _CRD_FILE = "inferenceservices.yaml"
 
 
@@ -191,6 +192,8 @@ def _ours(
             yield place, "must hold the subject digest: an unchanged address is not reloaded"
     if predictor.get("storageUris"):
         yield f"{path}.storageUris", "must be the STORAGE_URI of kserve-container"
+    if predictor.get("initContainers"):
+        yield f"{path}.initContainers", "could change the model after it was fetched"
     servers = _servers(path, predictor)
     if not servers:
         yield f"{path}.containers", "must hold the server: no other verifies the certificate"
@@ -209,10 +212,13 @@ def _server(where: str, container: Mapping[str, Any]) -> Iterator[tuple[str, str
     names = {e.get("name"): str(e.get("value") or "") for e in container.get("env") or []}
     if any("allow-dev" in str(w) for w in words) or any("ALLOW_DEV" in str(n) for n in names):
         yield where, "a cluster never allows a development key"
+    folders = [words[i + 1 :][:1] for i, word in enumerate(words) if word == "--model-dir"]
+    if folders != [[MODEL_MOUNT]] or any(str(word).startswith("--model-dir=") for word in words):
+        yield f"{where}.args", f"--model-dir must be {MODEL_MOUNT}, where the model is fetched to"
     if "STORAGE_URI" not in names:
         yield f"{where}.env", "STORAGE_URI must say where the model is"
     keys = names.get("AIRWORTHY_TRUSTED_KEYS", "")
-    if not keys.startswith("/") or _inside(keys, "/mnt/models"):
+    if not keys.startswith("/") or _inside(keys, MODEL_MOUNT):
         yield f"{where}.env", "AIRWORTHY_TRUSTED_KEYS must name keys outside of the model"
 
 

@@ -105,18 +105,14 @@ def promote(state: State, use_case: str, version: str) -> Promoted:
 )
 def promote_released(state: State, use_case: str, version: str, passed: bool) -> Promoted:
     """Promote what the pipeline has just released; a refused model is left where it is, and so
-    is one that was champion before and has been replaced since: a person did that."""
+    is one that was champion before and has been replaced since (a person did that), and one that
+    was not compared with the champion of now: another run was quicker."""
     with step("promote") as log:
         home = state.home()
-        champion = False
-        if not passed:
-            log.say(f"{use_case} {version} was refused by the gate: the champion stays")
-        elif _replaced(home, use_case, version):
-            log.say(f"{use_case} {version} was champion and was replaced: the champion stays")
-        else:
-            log.say(promote_version(home, use_case, version))
-            champion = True
-    return Promoted(champion, log.record)
+        with home.lock("mlflow"):
+            kept = _kept(home, use_case, version, passed)
+            log.say(f"{kept}: the champion stays" if kept else _promote(home, use_case, version))
+    return Promoted(not kept, log.record)
 
 
 def champion_directory(home: Home, use_case: str, model: str) -> Path | None:
@@ -180,20 +176,24 @@ def promote_version(home: Home, use_case: str, version: str) -> str:
             released.
     """
     with home.lock("mlflow"):
-        mlflow = client(home)
-        found = _with_tag(mlflow, use_case, VERSION, version)
-        if found is None:
-            raise PromotionError(
-                f"{use_case} {version} is not registered; known versions: "
-                f"{', '.join(_known(mlflow, use_case)) or 'none'}"
-            )
-        issued = _cleared(home, use_case, version, found)
-        _check_released(home, use_case, version, issued)
-        before = _champion_subject(mlflow, use_case)
-        _point(mlflow, use_case, CHAMPION, str(found.version))
-        facts = {"use_case": use_case, "version": version, "certificate": issued.id}
-        append(home, "promotion", issued.subject, facts, recurring=True)
-        write_current(home, use_case, issued.subject, issued.path.parent, version)
+        return _promote(home, use_case, version)
+
+
+def _promote(home: Home, use_case: str, version: str) -> str:
+    mlflow = client(home)
+    found = _with_tag(mlflow, use_case, VERSION, version)
+    if found is None:
+        raise PromotionError(
+            f"{use_case} {version} is not registered; known versions: "
+            f"{', '.join(_known(mlflow, use_case)) or 'none'}"
+        )
+    issued = _cleared(home, use_case, version, found)
+    _check_released(home, use_case, version, issued)
+    before = _champion_subject(mlflow, use_case)
+    _point(mlflow, use_case, CHAMPION, str(found.version))
+    facts = {"use_case": use_case, "version": version, "certificate": issued.id}
+    append(home, "promotion", issued.subject, facts, recurring=True)
+    write_current(home, use_case, issued.subject, issued.path.parent, version)
     return f"{use_case} {version} {'stays' if before == issued.subject else 'is now'} champion"
 
 
@@ -240,6 +240,29 @@ def _check_released(
             f"{use_case} {version} cannot be promoted: it was never released; run its pipeline "
             "again, which releases it first"
         )
+
+
+def _kept(home: Home, use_case: str, version: str, passed: bool) -> str:
+    """Why the pipeline does not promote the version; nothing where it does."""
+    name = f"{use_case} {version}"
+    if not passed:
+        return f"{name} was refused by the gate"
+    if _replaced(home, use_case, version):
+        return f"{name} was champion and was replaced"
+    mlflow = client(home)
+    found, champion = (
+        _with_tag(mlflow, use_case, VERSION, version), _champion_subject(mlflow, use_case),
+    )  # fmt: skip
+    if found is None or champion in ("", found.tags[SUBJECT]):
+        return ""
+    folder = home.root / "models" / use_case
+    if champion == certificate.read(folder / found.tags[SUBJECT]).predicate["predecessor"]:
+        return ""
+    other = certificate.read(folder / champion).predicate["version"]
+    return (
+        f"{name} was not compared with {use_case} {other}, which another run made champion in the "
+        "meantime; run the pipeline again, which compares them"
+    )
 
 
 def _replaced(home: Home, use_case: str, version: str) -> bool:

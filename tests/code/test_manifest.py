@@ -143,6 +143,11 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "keys beside the model": (f"{CONTAINER}|env|2|value", "/mnt/models/keys", "TRUSTED_KEYS"),
     "another command": (f"{CONTAINER}|command", ["serve"], "must run python -m serving.server"),
     "the image's command": (f"{CONTAINER}|command", ..., "must run python -m serving.server"),
+    "another folder": (f"{CONTAINER}|args|3", "/mnt/other", "--model-dir must be /mnt/models"),
+    "a folder more": (f"{CONTAINER}|args|5", "--model-dir=/x", "--model-dir must be /mnt/models"),
+    "what runs before": (
+        "spec|predictor|initContainers", [{"name": "x", "image": "y"}], "could change the model",
+    ),
     "no storage": (f"{CONTAINER}|env|0", {"name": "X", "value": "1"}, "STORAGE_URI must say"),
     "storage of a secret": (f"{CONTAINER}|env|0", {"name": "STORAGE_URI", "valueFrom": {}}, "None"),
     "variables from elsewhere": (f"{CONTAINER}|envFrom", [{"secretRef": {"name": "x"}}], "envFrom"),

@@ -95,7 +95,10 @@ def test_v2_names_the_output_value(layer: FastPath) -> None:
     tensors = [{"name": n, "shape": [1], "data": [v]} for n, v in question().items()]
     status, body = ask(layer, "/v2/models/weather/infer", {"inputs": tensors})
     assert status == 200, body
-    assert [o["name"] for o in body["outputs"]] == ["value", "prediction_id", "stale"]
+    assert [o["name"] for o in body["outputs"]] == [
+        "value", "prediction_id", "prediction_time", "stale",
+    ]  # fmt: skip
+    assert body["parameters"]["unit"] == WEATHER.unit
     assert body["id"] == body["outputs"][1]["data"][0]
 
 

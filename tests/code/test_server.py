@@ -117,6 +117,8 @@ def test_v2_answers_the_same(running: Running) -> None:
     assert all(isinstance(value, str) for value in told.values())
     assert told["tick"] == expected[0]["tick"]
     assert told["certificate"] == certificate.read(running.folder).id
+    assert outputs["prediction_time"] == [one["prediction_time"] for one in expected]
+    assert json.loads(told["missing"]) == [one["missing"] for one in expected]
     assert json.loads(told["ages_minutes"]) == [one["ages_minutes"] for one in expected]
     described = ask(running.port, "/v2/models/flights").body["outputs"]
     assert {o["name"]: o["datatype"] for o in described} == {
