@@ -14,7 +14,7 @@ from feature_repo.errors import SkewError, StateError
 from feature_repo.history import as_of, computed_until, made_of
 from feature_repo.home import Home, open_home
 from feature_repo.registry import get_use_case
-from feature_repo.services import service_named
+from feature_repo.services import older_services, service_named
 from feature_repo.stream import forget_messages
 from feature_repo.tables import Table
 from feature_repo.ticks import aware
@@ -35,27 +35,47 @@ if TYPE_CHECKING:
 
 @task(requests=SMALL, retries=2, timeout=timedelta(minutes=10))
 def list_versions(use_case: str) -> str:
-    """The kept versions as a table."""
-    text = offline.report(open_home(), get_use_case(use_case))
+    """The kept versions of every service as tables, those that no model needs among them."""
+    home, declared = open_home(), get_use_case(use_case)
+    text = "\n\n".join(offline.report(home, case) for case in _services(home, declared))
+    if idle := _idle(home, declared):
+        text += (
+            f"\n\nno model needs {', '.join(idle)}: workflows/features.py remove frees all of it"
+        )
     print(text)
     return text
 
 
 @task(requests=DATA, retries=2, timeout=timedelta(minutes=30))
 def forget_versions(use_case: str) -> str:
-    """Forget versions and messages that nothing needs any more, of every living service; tables go
-    with a clean-up. What is kept: ``offline.prune`` and ``stream.forget_messages``."""
+    """Forget versions and messages that nothing needs any more, of every service; tables go with a
+    clean-up. What is kept: ``offline.prune`` and ``stream.forget_messages``."""
     with step("prune") as s:
         home, declared, now = open_home(), get_use_case(use_case), datetime.now(timezone.utc)
-        services, trained_on = [declared, *living_services(home, declared)], accounted_digests(home)
-        for service in services:
-            old = offline.prune(home, service, now, trained_on)
+        trained_on, idle = accounted_digests(home), _idle(home, declared)
+        for case in _services(home, declared):
+            old = offline.prune(home, case, now, trained_on)
             numbers = ", ".join(str(version.number) for version in old)
-            s.say(f"{service.service}: {len(old)} versions forgotten{': ' * bool(old)}{numbers}")
-        heads = [head for service in services if (head := offline.head(home, service))]
+            s.say(f"{case.service}: {len(old)} versions forgotten{': ' * bool(old)}{numbers}")
+        if idle:
+            s.say(f"no model needs {', '.join(idle)}: workflows/features.py remove frees all of it")
+        # A service that nobody needs takes in no messages any more.
+        living = [declared, *living_services(home, declared)]
+        heads = [head for case in living if (head := offline.head(home, case))]
         folded = min((head.offset for head in heads), default=0)
         s.say(f"{forget_messages(home, declared, now, folded):,} messages forgotten")
     return s.record.message
+
+
+def _services(home: Home, use_case: UseCase) -> list[UseCase]:
+    """What the program declares, and every recorded service of another declaration."""
+    return [use_case, *older_services(home, use_case)]
+
+
+def _idle(home: Home, use_case: UseCase) -> list[str]:
+    """Recorded services that no model needs: they are neither computed nor served."""
+    living = {case.service for case in living_services(home, use_case)}
+    return [c.service for c in older_services(home, use_case) if c.service not in living]
 
 
 @task(requests=DATA, retries=2, timeout=timedelta(hours=1))

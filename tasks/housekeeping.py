@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -11,13 +12,14 @@ from pathlib import Path
 
 from flytekit import task
 
-from feature_repo.home import Home, open_home
+from feature_repo.home import Home, open_home, write_atomically
 from feature_repo.registry import USE_CASES
 from serving import ledger
 from serving.artifact import LINEAGE
 from tasks.ledger import own_trust
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
+SEEN = "unneeded.json"
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -31,8 +33,8 @@ DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 def clean_home(grace_minutes: int, remove: bool) -> str:
     """Remove leftovers of killed runs and objects that nothing names; says what and how much.
 
-    What was written in the last ``grace_minutes`` stays: a running pipeline may need it. Without
-    ``remove`` it is only told.
+    What was written in the last ``grace_minutes`` stays, and so does what a running pipeline may
+    still find in the cache: it goes with a later clean-up. Without ``remove`` it is only told.
 
     Raises:
         LedgerError: the ledger was changed, so what it needs cannot be known.
@@ -41,26 +43,51 @@ def clean_home(grace_minutes: int, remove: bool) -> str:
 
 
 def clean(home: Home, grace: timedelta, *, remove: bool) -> str:
-    """The clean-up's report; nothing is removed without ``remove``."""
+    """The clean-up's report; nothing is removed without ``remove``.
+
+    What Flyte's cache may name goes in two steps, since a running pipeline that finds it there
+    leaves no trace: when it is first seen that nothing needs it, the home takes another identity,
+    so that no later pipeline finds it; it goes once those that were running have had ``grace``.
+    """
     with home.lock("certify"):
-        needed = needed_digests(home)
-        before = time.time() - grace.total_seconds()
-        old = [p for p in unneeded(home, needed) if _written(p) < before]
-        sizes = {path: _size(path) for path in old}
-        stale = any(map(_may_be_cached, old))
-        if remove and stale:  # first: killed in between, no cached step names what is gone
+        needed, now = needed_digests(home), time.time()
+        before = now - grace.total_seconds()
+        found = {str(path.relative_to(home.root)): path for path in unneeded(home, needed)}
+        old = {name: path for name, path in found.items() if _written(path) < before}
+        seen = {n: at for n, at in _seen(home).items() if n in old and _written(old[n]) <= at}
+        fresh = [name for name, path in old.items() if _may_be_cached(path) and name not in seen]
+        seen |= dict.fromkeys(fresh, now)
+        gone = {name: path for name, path in old.items() if seen.get(name, 0) <= before}
+        sizes = {name: _size(path) for name, path in gone.items()}
+        if remove and fresh:  # first: killed in between, no cached step names what is gone
             (home.root / "home-id").unlink(missing_ok=True)
-        for path in old if remove else ():
+        if remove:
+            write_atomically(home.root / SEEN, json.dumps(seen, indent=1).encode())
+        for path in gone.values() if remove else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     verb = "removed" if remove else "would remove"
-    lines = [f"  {p.relative_to(home.root)}  {size / 1e6:,.1f} MB" for p, size in sizes.items()]
-    total = f"{verb} {len(old):,} objects, {sum(sizes.values()) / 1e6:,.1f} MB, from {home.root}"
+    lines = [f"  {name}  {size / 1e6:,.1f} MB" for name, size in sizes.items()]
+    total = f"{verb} {len(gone):,} objects, {sum(sizes.values()) / 1e6:,.1f} MB, from {home.root}"
+    again = ["a cached step may name what goes: the next run computes every step anew"]
+    minutes = grace / timedelta(minutes=1)
+    stay = [
+        f"{len(old) - len(gone):,} more go with a clean-up {minutes:g} minutes after they were "
+        "first seen: a running pipeline may read them from the cache"
+    ]
     kept = (
         f"kept what the ledger's {len(ledger.entries(home)):,} entries, their models and the "
         "versions of the features need"
     )
-    again = ["a cached step may name what goes: the next run computes every step anew"] * stale
-    return "\n".join([total, *lines, *again, kept])
+    return "\n".join([total, *lines, *again * bool(fresh), *stay * (len(old) > len(gone)), kept])
+
+
+def _seen(home: Home) -> dict[str, float]:
+    """When (epoch seconds) a clean-up first saw that nothing needs what the cache may name."""
+    try:
+        found: dict[str, float] = json.loads((home.root / SEEN).read_bytes())
+    except (OSError, ValueError):  # lost: it is seen anew, and waits longer
+        return {}
+    return found
 
 
 def needed_digests(home: Home) -> set[str]:

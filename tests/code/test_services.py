@@ -19,7 +19,7 @@ from feature_repo.services import older_services
 from serving import ledger
 from serving.artifact import LINEAGE
 from serving.releases import read_current
-from tasks.feature_versions import rebuild_as_certified
+from tasks.feature_versions import forget_versions, list_versions, rebuild_as_certified
 from tasks.ledger import own_trust
 from tasks.registry import promote_version
 from tasks.services import living_services, needed_by, remove, retire
@@ -85,13 +85,19 @@ def test_a_model_s_training_set_is_rebuilt_after_the_declaration_changed(
         rebuild_as_certified(home, newer, version)
 
 
-def test_what_no_model_needs_goes(home: Home, newer: UseCase) -> None:
+def test_what_no_model_needs_goes(
+    home: Home, newer: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Versions, online rows, record; the program's own service stays, an unknown one is named."""
     case = get_use_case("weather")
     tables = offline.newest(home, case).built.tables
     offline.update(home, newer, tables)
     assert [older.service for older in older_services(home, case)] == [newer.service]
     assert living_services(home, case) == []
+    monkeypatch.setenv("AIRWORTHY_HOME", str(home.root))
+    for told in (list_versions(use_case="weather"), forget_versions(use_case="weather")):
+        assert f"{newer.service}: " in told
+        assert f"no model needs {newer.service}: workflows/features.py remove frees" in told
     assert "removed" in remove(home, case, newer.service)
     assert older_services(home, case) == []
     assert not (home.root / "offline" / newer.service).exists()

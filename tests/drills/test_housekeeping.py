@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from feature_repo import offline
 from feature_repo.home import Home, folder_digests
 from feature_repo.registry import get_use_case
 from feature_repo.tables import table_place
-from tasks.housekeeping import clean
+from tasks.housekeeping import SEEN, clean
 
 ORPHAN = "0" * 64
 NOW = timedelta(0)
@@ -69,9 +70,9 @@ def cleaned(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Cleaned:
     return Cleaned(place, before, list(leftovers), dry, after_dry, done, files(place))
 
 
-def _age(root: Path) -> None:
-    """Everything was written an hour ago."""
-    then = time.time() - 3600
+def _age(root: Path, hours: int = 1) -> None:
+    """Everything was written an hour ago, or some."""
+    then = time.time() - hours * 3600
     for path in root.rglob("*"):
         os.utime(path, (then, then))
 
@@ -155,3 +156,33 @@ def test_the_cache_is_given_up_only_where_it_may_name_what_goes(
     assert said.startswith("removed 1 objects"), said
     assert ("computes every step anew" in said) == anew
     assert (home.id != before) == anew
+
+
+def test_what_a_running_pipeline_may_read_from_the_cache_goes_later(tmp_path: Path) -> None:
+    """A hit leaves no trace. When it is first seen that nothing needs it, later pipelines are kept
+    from finding it; it goes an hour after that, unless it was made again."""
+    home, hour = Home(root=tmp_path), timedelta(hours=1)
+    first, table = home.id, home.path("tables", f"{ORPHAN}.parquet")
+    table.write_bytes(b"x")
+    _age(tmp_path, hours=2)
+    assert "1 more go with a clean-up 60 minutes after" in clean(home, hour, remove=False)
+    assert home.id == first
+    assert clean(home, hour, remove=True).startswith("removed 0 objects")
+    second = home.id
+    assert second != first
+    assert clean(home, hour, remove=True).startswith("removed 0 objects")
+    assert home.id == second
+    assert table.exists()
+
+    def an_hour_passes() -> None:
+        seen = json.loads((tmp_path / SEEN).read_text())
+        _age(tmp_path, hours=2)
+        (tmp_path / SEEN).write_text(json.dumps({n: at - 3601 for n, at in seen.items()}))
+
+    an_hour_passes()
+    os.utime(table, (time.time() - 3600, time.time() - 3600))  # a step put it out since
+    assert clean(home, timedelta(minutes=30), remove=True).startswith("removed 0 objects")
+    assert home.id != second
+    an_hour_passes()
+    assert clean(home, hour, remove=True).startswith("removed 1 objects")
+    assert not table.exists()
