@@ -173,7 +173,7 @@ def _contract(use_case: UseCase, table: str, rows: list[Row]) -> Broken:
     stored tables share are held to the same Pandera checks."""
     import pandas as pd
 
-    from feature_repo.ingest import broken_checks, rule_columns
+    from feature_repo.quarantine import broken_checks, rule_columns
 
     if use_case.schemas is None:
         return

@@ -32,7 +32,7 @@ def parse(
     """
     import pandas as pd
 
-    from feature_repo.ingest import quarantine_frame
+    from feature_repo.quarantine import quarantine_frame
 
     typed, quarantines = {}, []
     for name, column in columns.items():

@@ -20,6 +20,7 @@ from feature_repo.inputs import Array, input_columns, model_inputs
 from feature_repo.tables import Table, read_table
 from serving.network import builder_of
 from serving.preprocess import Preprocessor
+from tasks.calibration import calibrate
 
 if TYPE_CHECKING:
     from feature_repo.contract import UseCase
@@ -106,7 +107,7 @@ def fit(
         best = min(curve, key=lambda epoch: epoch[0].validation_loss)
         network.load_state_dict(best[1])
         binary = use_case.task == "binary"
-        slope, intercept = _calibrate(_scores(network, validation), validation.target, binary)
+        slope, intercept = calibrate(_scores(network, validation), validation.target, binary)
         if not binary:
             slope, intercept = slope * scale[1], intercept * scale[1] + scale[0]
         return Fitted(
@@ -256,31 +257,6 @@ def _scores(network: nn.Module, part: Part) -> torch.Tensor:
             strict=True,
         )
         return torch.cat([network(numeric, categorical) for numeric, categorical in parts])
-
-
-def _calibrate(raw: torch.Tensor, target: torch.Tensor, binary: bool) -> tuple[float, float]:
-    """Slope and intercept that fit raw scores to the validation part's targets.
-
-    Binary: Platt scaling (Platt 1999) by L-BFGS. Regression: least squares.
-    """
-    scores, labels = raw.cpu().double(), target.cpu().double()
-    if not binary:
-        centred = scores - scores.mean()
-        slope = float((centred * labels).sum() / (centred * centred).sum().clamp_min(1e-12))
-        return slope, float(labels.mean()) - slope * float(scores.mean())
-    weights = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = nn.functional.binary_cross_entropy_with_logits(
-            weights[0] * scores + weights[1], labels
-        )
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    return float(weights[0].detach()), float(weights[1].detach())
 
 
 def save(fitted: Fitted, config: TrainingConfig, folder: Path) -> None:

@@ -13,7 +13,8 @@ from pandera.typing import Series
 
 from feature_repo.errors import SourceError
 from feature_repo.home import digest_of, file_digest
-from feature_repo.ingest import QUARANTINE, source_files
+from feature_repo.ingest import source_files
+from feature_repo.quarantine import QUARANTINE
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, write_raw, write_table
 from tasks.resources import SMALL

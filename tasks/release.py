@@ -3,7 +3,7 @@ answers as the model did offline; then it is signed, with the figures of both.
 
 The order of writing makes a kill harmless: manifest, report, signed statement, ledger entry. A
 rerun finds the statement and only completes what is missing after it. What servers load changes
-with the promotion that follows (``tasks.registry``), and nowhere else.
+with the promotion that follows (``tasks.promotion``), and nowhere else.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from tasks.export import export_model
 from tasks.gate import judge
 from tasks.materialise import materialise_online
 from tasks.model_card import write_card
-from tasks.registry import find_champion, promote_released, register
+from tasks.promotion import promote_released
+from tasks.registry import find_champion, register
 from tasks.release import release
 from tasks.train import train_on_nodes, train_one_process, train_two_ranks
 from tasks.training_set import build_features, build_training_set, confirm_with_feast

@@ -2,7 +2,7 @@
 
 from flytekit import workflow
 
-from tasks.registry import promote
+from tasks.promotion import promote
 from tasks.services import retire_model
 from tasks.state import open_state
 from tasks.trust import reinstate_certificate, revoke_certificate

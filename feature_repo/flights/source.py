@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from feature_repo.ingest import RawData, quarantine_frame, read_source, refuse_too_many
+from feature_repo.ingest import RawData, read_source
+from feature_repo.quarantine import quarantine_frame, refuse_too_many
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,7 +26,8 @@ from serving.releases import write_current
 from serving.service import number
 from tasks.audit import audit, audit_report
 from tasks.probe import agree
-from tasks.registry import promote_version, register_version
+from tasks.promotion import promote_version
+from tasks.registry import register_version
 from tasks.rows import labelled_rows
 
 NOW = datetime(2013, 12, 1, 12, 0, tzinfo=timezone.utc)

@@ -25,14 +25,8 @@ from feature_repo.home import Home, open_home
 from serving import certificate, dsse, ledger, revocations
 from serving.releases import read_current
 from tasks.ledger import own_trust
-from tasks.registry import (
-    champion_directory,
-    promote,
-    promote_released,
-    promote_version,
-    register,
-    register_version,
-)
+from tasks.promotion import promote, promote_released, promote_version
+from tasks.registry import champion_directory, register, register_version
 from tasks.tracking import client
 
 STRIDE = 1 if os.environ.get("AIRWORTHY_LONG_DRILLS") else 7  # lines between two kills
@@ -300,7 +294,7 @@ def test_killed_at_many_moments_registering_and_promoting_heal(
             put_in(home, good)
             promote_version(home, "toy", "1.0.0")
 
-        died = killed_at(line, "tasks.registry", action)
+        died = killed_at(line, "tasks.registry tasks.promotion", action)
         action()
         assert list(versions(home)) == ["1"], line
         assert aliases(home) == {"candidate": "1", "champion": "1"}

@@ -21,7 +21,7 @@ from serving.artifact import LINEAGE
 from serving.releases import read_current
 from tasks.feature_versions import forget_versions, list_versions, rebuild_as_certified
 from tasks.ledger import own_trust
-from tasks.registry import promote_version
+from tasks.promotion import promote_version
 from tasks.services import living_services, needed_by, remove, retire
 
 

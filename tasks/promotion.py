@@ -1,0 +1,182 @@
+"""Promotion: which registered version is the champion, in MLflow and for the servers."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+from flytekit import task
+
+from feature_repo.errors import CertificateError, PromotionError
+from feature_repo.home import Home
+from serving import certificate, ledger
+from serving.releases import write_current
+from tasks.ledger import append, own_trust
+from tasks.registry import (
+    CHAMPION,
+    GATE,
+    SUBJECT,
+    VERSION,
+    champion_subject,
+    known_versions,
+    point,
+    with_tag,
+)
+from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
+from tasks.steps import step
+from tasks.tracking import client
+from tasks.types import State, Step
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+
+class Promoted(NamedTuple):
+    """Whether the version is the champion now, and what the step did."""
+
+    champion: bool
+    step: Step
+
+
+@task(
+    retries=2,
+    timeout=300,
+    requests=SMALL,
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
+def promote(state: State, use_case: str, version: str) -> Promoted:
+    """Make a registered version the champion.
+
+    Raises:
+        PromotionError: it is unknown, refused, expired, revoked or changed.
+    """
+    with step("promote") as log:
+        log.say(promote_version(state.home(), use_case, version))
+    return Promoted(True, log.record)
+
+
+@task(
+    retries=2,
+    timeout=300,
+    requests=SMALL,
+    secret_requests=[SIGNING_KEY],
+    environment=SIGNING_ENVIRONMENT,
+)
+def promote_released(state: State, use_case: str, version: str, passed: bool) -> Promoted:
+    """Promote what the pipeline has just released; a refused model is left where it is, and so
+    is one that was champion before and has been replaced since (a person did that), and one that
+    was not compared with the champion of now: another run was quicker."""
+    with step("promote") as log:
+        home = state.home()
+        with home.lock("mlflow"):
+            kept = _kept(home, use_case, version, passed)
+            log.say(f"{kept}: the champion stays" if kept else _promote(home, use_case, version))
+    return Promoted(not kept, log.record)
+
+
+def promote_version(home: Home, use_case: str, version: str) -> str:
+    """Move the alias ``champion`` and the servers' pointer to a version; says what was done.
+
+    Raises:
+        PromotionError: the version is unknown, refused, expired, revoked, changed or was never
+            released.
+    """
+    with home.lock("mlflow"):
+        return _promote(home, use_case, version)
+
+
+def _promote(home: Home, use_case: str, version: str) -> str:
+    mlflow = client(home)
+    found = with_tag(mlflow, use_case, VERSION, version)
+    if found is None:
+        raise PromotionError(
+            f"{use_case} {version} is not registered; known versions: "
+            f"{', '.join(known_versions(mlflow, use_case)) or 'none'}"
+        )
+    issued = _cleared(home, use_case, version, found)
+    _check_released(home, use_case, version, issued)
+    before = champion_subject(mlflow, use_case)
+    point(mlflow, use_case, CHAMPION, str(found.version))
+    facts = {"use_case": use_case, "version": version, "certificate": issued.id}
+    append(home, "promotion", issued.subject, facts, recurring=True)
+    write_current(home, use_case, issued.subject, issued.path.parent, version)
+    return f"{use_case} {version} {'stays' if before == issued.subject else 'is now'} champion"
+
+
+def _cleared(
+    home: Home, use_case: str, version: str, found: ModelVersion
+) -> certificate.Certificate:
+    """The version's certificate, if it may be promoted."""
+    name = f"{use_case} {version}"
+    if found.tags.get(GATE) != "passed":
+        raise PromotionError(
+            f"{name} was refused by the gate and is never promoted; train a model that passes"
+        )
+    if any(
+        e["kind"] == "retirement" and e["subject"] == found.tags[SUBJECT]
+        for e in ledger.entries(home)
+    ):
+        raise PromotionError(
+            f"{name} is retired, and the features that it reads may be gone; train a new model"
+        )
+    directory = home.root / "models" / use_case / found.tags[SUBJECT]
+    trust, now = own_trust(home), datetime.now(timezone.utc)
+    try:
+        cleared = certificate.clear(home, directory, trust, now)
+    except CertificateError as exc:
+        raise PromotionError(f"{name} cannot be promoted: {exc}") from exc
+    if cleared.certificate.subject != found.tags[SUBJECT]:
+        raise PromotionError(f"{name} cannot be promoted: {directory} holds another model")
+    if cleared.expired:
+        raise PromotionError(
+            f"{name} cannot be promoted: its certificate expired at "
+            f"{cleared.certificate.expires_at.isoformat()}; run the pipeline again, which judges "
+            "and certifies it anew"
+        )
+    return cleared.certificate
+
+
+def _check_released(
+    home: Home, use_case: str, version: str, issued: certificate.Certificate
+) -> None:
+    """What is champion is what is served, so it must have proved how it answers."""
+    trust = own_trust(home)
+    if certificate.release_statement(home, use_case, issued.subject, trust) is None:
+        raise PromotionError(
+            f"{use_case} {version} cannot be promoted: it was never released; run its pipeline "
+            "again, which releases it first"
+        )
+
+
+def _kept(home: Home, use_case: str, version: str, passed: bool) -> str:
+    """Why the pipeline does not promote the version; nothing where it does."""
+    name = f"{use_case} {version}"
+    if not passed:
+        return f"{name} was refused by the gate"
+    if _replaced(home, use_case, version):
+        return f"{name} was champion and was replaced"
+    mlflow = client(home)
+    found, champion = (
+        with_tag(mlflow, use_case, VERSION, version), champion_subject(mlflow, use_case),
+    )  # fmt: skip
+    if found is None or champion in ("", found.tags[SUBJECT]):
+        return ""
+    folder = home.root / "models" / use_case
+    if champion == certificate.read(folder / found.tags[SUBJECT]).predicate["predecessor"]:
+        return ""
+    other = certificate.read(folder / champion).predicate["version"]
+    return (
+        f"{name} was not compared with {use_case} {other}, which another run made champion in the "
+        "meantime; run the pipeline again, which compares them"
+    )
+
+
+def _replaced(home: Home, use_case: str, version: str) -> bool:
+    """Whether the version was promoted once and another one was promoted after it."""
+    promoted = [
+        e["facts"]["version"]
+        for e in ledger.entries(home)
+        if e["kind"] == "promotion" and e["facts"]["use_case"] == use_case
+    ]
+    return version in promoted and promoted[-1] != version
