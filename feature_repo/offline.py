@@ -8,7 +8,6 @@ that of the record (``created``). A killed writer leaves at most tables that not
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from feature_repo.code_version import code_version
 from feature_repo.contract import UseCase
 from feature_repo.engine import Built
 from feature_repo.errors import StateError
@@ -26,9 +26,15 @@ from feature_repo.tables import Table, table_files
 from feature_repo.update import rebuilt, update_views
 from feature_repo.zones import Zone, Zones
 
-CODE = (
-    "contract", "corrections", "dialect", "engine", "schemas", "sql", "tables", "update", "zones",
+# What computes views, byte for byte; the cache of the steps that do names it too.
+ENGINE = tuple(
+    f"feature_repo.{module}"
+    for module in (
+        "contract", "corrections", "dialect", "engine", "schemas", "sql", "tables", "ticks",
+        "update", "zones",
+    )
 )  # fmt: skip
+LIBRARIES = ("duckdb", "pandera", "polars", "pyarrow", "sqlglot")
 ALL_KEPT = timedelta(days=1)  # for so long no version is forgotten
 
 
@@ -227,13 +233,8 @@ def report(home: Home, use_case: UseCase) -> str:
 
 
 def engine_code() -> str:
-    """Digest of the code that computes views, and of DuckDB's version."""
-    from importlib.metadata import version
-
-    digest = hashlib.sha256(version("duckdb").encode())
-    for module in CODE:
-        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
-    return digest.hexdigest()[:16]
+    """Digest of the code that computes views and of the libraries that it does so with."""
+    return code_version(*ENGINE, libraries=LIBRARIES)
 
 
 def _folder(home: Home, service: str) -> Path:

@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from flytekit import current_context, task
 from flytekitplugins.spark import Spark
 
+from feature_repo.offline import LIBRARIES
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
 from tasks.cache import code_cache
 from tasks.resources import DATA
 from tasks.steps import step
-from tasks.training_set import FEATURE_CODE, LIBRARIES, Features, last_read, take_in_streamed
+from tasks.training_set import FEATURE_CODE, Features, last_read, take_in_streamed
 from tasks.types import State
 
 

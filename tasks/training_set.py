@@ -11,6 +11,7 @@ from flytekit import task
 
 from feature_repo.confirm import FeastCheck
 from feature_repo.errors import SkewError, TrainingError
+from feature_repo.offline import ENGINE, LIBRARIES
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
 from feature_repo.ticks import tick_of
@@ -26,21 +27,11 @@ if TYPE_CHECKING:
     from feature_repo.home import Home
 
 FEATURE_CODE = (
-    "feature_repo.contract",
-    "feature_repo.corrections",
-    "feature_repo.dialect",
-    "feature_repo.engine",
+    *ENGINE,
     "feature_repo.events",
     "feature_repo.offline",
-    "feature_repo.schemas",
-    "feature_repo.sql",
-    "feature_repo.tables",
-    "feature_repo.ticks",
     "feature_repo.training_sql",
-    "feature_repo.update",
-    "feature_repo.zones",
 )
-LIBRARIES = ("duckdb", "pandera", "polars", "pyarrow", "sqlglot")
 
 
 class Features(NamedTuple):

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pytest
 from pipeline import SHORT, Flown, told
 
+from feature_repo.code_version import code_version
 from feature_repo.contract import UseCase
 from feature_repo.errors import DeclarationError, TrainingError
 from feature_repo.home import Home
@@ -23,7 +24,6 @@ from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, read_table, table_place, write_table
 from serving.predictor import Predictor
 from serving.preprocess import UNKNOWN, Preprocessor
-from tasks.cache import code_version
 from tasks.fit import Fitted, columns_of, fit
 from tasks.state import open_state
 from tasks.train import train_two_ranks

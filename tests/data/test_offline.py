@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
+from importlib.metadata import version as installed
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import pytest
 from conftest import Year
 
 from feature_repo import offline
+from feature_repo.code_version import code_version
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set
 from feature_repo.errors import StateError
@@ -235,6 +238,46 @@ def test_an_older_declaration_can_still_be_computed(weather_year: Year, tmp_path
     ours = offline.update(home, older, stored, until=tomorrow)
     assert ours.number == version.number + 1
     assert [view.rows for view in ours.built.views] > [view.rows for view in version.built.views]
+
+
+# They check, name or refuse; no byte of a view is theirs.
+APART = {"checks", "declaration", "errors", "home", "training_sql"}
+
+
+def imported(module: str) -> set[str]:
+    """The modules of the feature repository that one imports, wherever in it."""
+    path = Path(offline.__file__).with_name(f"{module}.py")
+    found = [
+        n.module or ""
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.ImportFrom)
+    ]
+    return {name.partition(".")[2] for name in found if name.startswith("feature_repo.")}
+
+
+def test_the_engine_is_all_that_computes_views() -> None:
+    """Every module that the engine imports counts as it, but for those that add nothing."""
+    reached, left = set(), {"engine", "update"}
+    while left:
+        module = left.pop()
+        reached.add(module)
+        left |= imported(module) - reached - APART
+    assert {f"feature_repo.{module}" for module in reached} == set(offline.ENGINE)
+
+
+@pytest.mark.parametrize("library", ["duckdb", "polars", "pyarrow", "sqlglot"])
+def test_another_library_is_another_engine(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each writes the SQL, runs it, or writes the bytes."""
+    before = offline.engine_code()
+    monkeypatch.setattr(
+        "feature_repo.code_version.version",
+        lambda name: "0.0" if name == library else installed(name),
+    )
+    code_version.cache_clear()
+    try:
+        assert offline.engine_code() != before
+    finally:
+        code_version.cache_clear()
 
 
 KILLED = """
