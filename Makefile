@@ -20,7 +20,7 @@ demo: .venv/.installed  ## raw flights to a certified model that answered over H
 	$(BIN)/pyflyte run workflows/flights.py flights
 	$(BIN)/python -m tasks.summary --check
 
-serve: .venv/.installed  ## keep the released flights model up on $(PORT)
+serve: .venv/.installed  ## keep the flights champion up on $(PORT)
 	$(BIN)/python -m serving.server --use-case flights --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
 
 test: .venv/.installed redis java .venv/spark/.installed

@@ -8,7 +8,7 @@ sqlite one lets an older event overwrite a newer one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from feast.repo_config import FeastConfigBaseModel
 
 from feature_repo.online_rows import OnlineRows, open_rows
 from feature_repo.packed import STATE, RowFormat, microseconds, unpack_state
-from feature_repo.ticks import EPOCH
+from feature_repo.ticks import EPOCH, aware
 
 Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 Found = tuple[datetime | None, dict[str, Value] | None]
@@ -58,8 +58,8 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # feast ships no ty
             return
         form = _form(table)
         values = np.array([[_double(row[1].get(n)) for n in form.features] for row in data])
-        event = [microseconds(_aware(row[2])) for row in data]
-        created = [microseconds(_aware(row[3] or row[2])) for row in data]
+        event = [microseconds(aware(row[2])) for row in data]
+        created = [microseconds(aware(row[3] or row[2])) for row in data]
         keys = [form.key(serialize_entity_key(row[0], 3)) for row in data]
         self._store(config).put(zip(keys, form.pack(event, created, values), strict=True))
         if progress:
@@ -113,11 +113,6 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # feast ships no ty
 
 def _form(table: FeatureView) -> RowFormat:
     return RowFormat(table.name, [field.name for field in table.features])
-
-
-def _aware(instant: datetime) -> datetime:
-    """Feast: an instant without a zone is UTC."""
-    return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)
 
 
 def _double(value: Value | None) -> float:

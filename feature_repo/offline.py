@@ -91,53 +91,69 @@ class Version:
         return [*self.built.tables, *self.built.views, *self.built.states, *more]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where raw tables come from: the source's files, with what broke their contract and how many
+    rows they had; or the stream, whose messages up to the number ``offset`` are in them on top of
+    those of the version with the number ``after``."""
+
+    quarantine: Table | None = None
+    rows_read: int = 0
+    offset: int = 0
+    after: int | None = None
+
+
 def update(
     home: Home,
     use_case: UseCase,
     tables: list[Table],
+    origin: Origin = Origin(),
     *,
     until: datetime | None = None,
-    quarantine: Table | None = None,
-    rows_read: int = 0,
-    offset: int = 0,
-    after: int | None = None,
     build: Callable[[], Built] | None = None,
 ) -> Version:
     """The next version, of the raw ``tables`` as they are now; the newest one where it is that.
 
     Its ticks go up to ``until``, or as far as the data and the version before reach. ``build``:
-    another engine, which computes every view from the start. ``after``: the number of the version
-    whose raw tables ``tables`` continue.
+    another engine, which computes every view from the start.
 
     Raises:
-        StateError: another version than ``after`` is the newest by now.
+        StateError: another version than ``origin.after`` is the newest by now.
         SourceError: a value outside its declared bounds, a key twice, or an event that cannot be
             (see ``events``).
     """
     with home.lock(f"offline-{use_case.service}"):
         last = head(home, use_case)
-        if after is not None and after != (last.number if last else 0):
+        number = last.number if last else 0
+        if origin.after not in (None, number):
             raise StateError(
-                f"{use_case.service}: version {last.number if last else 0} was made while the one "
-                f"after {after} was prepared; nothing is lost: run the step again"
+                f"{use_case.service}: version {number} was made while the one after "
+                f"{origin.after} was prepared; nothing is lost: run the step again"
             )
         before = last.built if last and last.code == engine_code() else None
-        found = check_logs(use_case, tables, before.tables if before else ())
+        unkeyed = check_logs(use_case, tables, before.tables if before else ())
         made = rebuilt(build()) if build else update_views(home, use_case, tables, before, until)
-        told = (last.offset, last.quarantine) if last else None
-        if last and made.built == before and told == (offset, quarantine or last.quarantine):
+        if last and made.built == before and _tells_no_more(origin, last):
             return last
         version = Version(
-            number=last.number + 1 if last else 1, created=datetime.now(timezone.utc),
-            use_case=use_case.name, service=use_case.service, code=engine_code(),
-            built=made.built, corrected=made.corrected, added=made.added, rebuilt=made.rebuilt,
-            quarantine=quarantine, rows_read=rows_read, offset=offset,
-            unkeyed=", ".join(filter(None, map(str, found))),
+            number=number + 1, created=datetime.now(timezone.utc), use_case=use_case.name,
+            service=use_case.service, code=engine_code(), built=made.built,
+            corrected=made.corrected, added=made.added, rebuilt=made.rebuilt,
+            quarantine=origin.quarantine, rows_read=origin.rows_read, offset=origin.offset,
+            unkeyed=", ".join(filter(None, map(str, unkeyed))),
         )  # fmt: skip
         record(home, use_case)
-        text = json.dumps(asdict(version), default=str).encode()
-        write_atomically(_folder(home, use_case.service) / f"{version.number:08d}.json", text)
+        _write(home, version)
     return version
+
+
+def _tells_no_more(origin: Origin, last: Version) -> bool:
+    return origin.offset == last.offset and origin.quarantine in (None, last.quarantine)
+
+
+def _write(home: Home, version: Version) -> None:
+    text = json.dumps(asdict(version), default=str).encode()
+    write_atomically(_folder(home, version.service) / f"{version.number:08d}.json", text)
 
 
 def head(home: Home, use_case: UseCase) -> Version | None:

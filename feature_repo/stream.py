@@ -140,7 +140,8 @@ def _step(
     try:
         tables = fold(home, use_case, last.built.tables, inbox.news(last.offset, end).rows)
         read += tables
-        return offline.update(home, use_case, tables, until=until, offset=end, after=last.number)
+        origin = offline.Origin(offset=end, after=last.number)
+        return offline.update(home, use_case, tables, origin, until=until)
     except Exception:
         # A damaged file raises what a value may: it must not count as a message's fault.
         check_whole(read)

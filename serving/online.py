@@ -15,11 +15,11 @@ from feature_repo.packed import STATE, StoreState, entity_key, row_format, unpac
 
 if TYPE_CHECKING:
     from feature_repo.contract import Column, UseCase
-    from feature_repo.online_rows import OnlineRows as Store
+    from feature_repo.online_rows import OnlineRows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OnlineRows:
+class OnlineFeatures:
     """Stored features of n requests as of ``tick`` (aware).
 
     ``columns``: float64 [n] by feature, NaN where missing. ``view_ticks``: float64 [n] by view,
@@ -38,7 +38,7 @@ class OnlineStore:
         StateError: the store does not answer, is absent, or was written for other features.
     """
 
-    def __init__(self, rows: Store, use_case: UseCase) -> None:
+    def __init__(self, rows: OnlineRows, use_case: UseCase) -> None:
         self._rows = rows
         self._use_case = use_case
         self._views = use_case.views
@@ -57,7 +57,7 @@ class OnlineStore:
         """Tick as of which the store was written; aware, UTC."""
         return self._checked(self._rows.get([STATE])[0]).tick
 
-    def read(self, fields: Sequence[Mapping[str, Any]]) -> OnlineRows:
+    def read(self, fields: Sequence[Mapping[str, Any]]) -> OnlineFeatures:
         """Stored features of requests given by their fields; all rows are of one moment."""
         keys = self._keys(fields)
         distinct = list(dict.fromkeys(key for of_view in keys for key in of_view if key))
@@ -80,7 +80,7 @@ class OnlineStore:
             columns |= zip(form.features, alive.T, strict=True)
         ticks = np.where(np.logical_or(dead, events == 0), math.nan, events)
         view_ticks = {view.name: ticks[i] for i, view in enumerate(self._views)}
-        return OnlineRows(tick=tick, columns=columns, view_ticks=view_ticks)
+        return OnlineFeatures(tick=tick, columns=columns, view_ticks=view_ticks)
 
     def close(self) -> None:
         """Let go of the store."""

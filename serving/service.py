@@ -21,7 +21,7 @@ from serving.telemetry import Telemetry, log
 if TYPE_CHECKING:
     from feature_repo.contract import UseCase
     from serving.certificate import Certificate
-    from serving.online import OnlineRows, OnlineStore
+    from serving.online import OnlineFeatures, OnlineStore
     from serving.predictor import Predictor
 
 
@@ -142,8 +142,9 @@ class Service:
         return stale
 
     def _one(
-        self, instance: Instance, rows: OnlineRows, i: int, score: float, now: datetime, stale: bool
-    ) -> Answer:
+        self, instance: Instance, rows: OnlineFeatures, i: int, score: float, now: datetime,
+        stale: bool,
+    ) -> Answer:  # fmt: skip
         store = rows.tick.timestamp()
         ages = {v: number((store - ticks[i]) / 60.0) for v, ticks in rows.view_ticks.items()}
         prediction = Prediction(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 
 from flytekit import task
 
@@ -11,7 +11,7 @@ from feature_repo.errors import RequestError, SkewError, StateError
 from feature_repo.explain import differences, explain, parse_entity
 from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
-from feature_repo.ticks import tick_of
+from feature_repo.ticks import aware, tick_of
 from tasks.explain_text import told
 from tasks.resources import DATA
 
@@ -32,7 +32,7 @@ def explain_features(use_case: str, keys: str, at: datetime, newest: int) -> str
     entity = parse_entity(keys, declared)
     if newest < 0:
         raise RequestError(422, "newest", f"{newest} events cannot be shown; give 0 or more")
-    asked = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+    asked = aware(at)
     version = offline.newest(open_home(), declared)
     if (tick := tick_of(asked, tick=declared.tick, lag=declared.lag)) > version.until:
         raise StateError(

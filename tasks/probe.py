@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from feature_repo.errors import SkewError, StateError
 from feature_repo.home import online_store
 from feature_repo.tables import Table, read_table
+from feature_repo.ticks import aware
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -165,8 +166,7 @@ def _ask(port: int, use_case: UseCase, rows: pa.Table) -> list[dict[str, Any]]:
 
 def _json(value: Any) -> Any:
     if isinstance(value, datetime):
-        aware = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
-        return aware.isoformat()
+        return aware(value).isoformat()
     return value
 
 

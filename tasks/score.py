@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from feature_repo.contract import UseCase
 from feature_repo.errors import RequestError, SourceError
 from feature_repo.home import Home, open_home
 from feature_repo.registry import get_use_case
+from feature_repo.ticks import aware
 from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
 from tasks.steps import step
 from tasks.types import Step
@@ -48,7 +49,7 @@ class Scored(NamedTuple):
     environment=SIGNING_ENVIRONMENT,
 )
 def score_requests(use_case: str, source: str, at: datetime) -> Scored:
-    """Predict each row of ``source`` as asked at ``at``, with the released model.
+    """Predict each row of ``source`` as asked at ``at``, with the champion.
 
     The rows go through the service that the server runs: the same certificate check, features,
     tick rule and record under a prediction id. Nothing is written when a row is refused, and the
@@ -56,7 +57,7 @@ def score_requests(use_case: str, source: str, at: datetime) -> Scored:
 
     Raises:
         SourceError: the file, or a row of it, cannot be asked; names row and field.
-        CertificateError: the released model may not fly.
+        CertificateError: the champion may not fly.
     """
     with step("score") as s:
         home, declared = open_home(), get_use_case(use_case)
@@ -106,7 +107,7 @@ def score(home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetim
     telemetry = Telemetry(use_case.name, version, CollectorRegistry())
     service = load_service(home, use_case, folder, trust=own_trust(home), telemetry=telemetry)
     try:
-        asked = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+        asked = aware(at)
         instances = []
         for i, row in enumerate(rows):
             with _named(rows, i, asked):
@@ -208,7 +209,7 @@ def _cell(kind: str, value: Any) -> Any:
         except (TypeError, ValueError):
             return str(value)
     if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).isoformat()
+        return aware(value).isoformat()
     return str(value)
 
 

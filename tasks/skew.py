@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from flytekit import Deck, task
 from feature_repo import offline
 from feature_repo.home import Home, open_home, write_atomically
 from feature_repo.registry import get_use_case
+from feature_repo.ticks import aware
 from serving.skew import SkewReport, measure
 from serving.telemetry import write_skew
 from tasks.data_pictures import shares
@@ -45,7 +46,7 @@ def measure_skew(use_case: str, since: datetime) -> Measured:
     """
     with step("skew") as s:
         home, declared = open_home(), get_use_case(use_case)
-        start = since if since.tzinfo else since.replace(tzinfo=timezone.utc)
+        start = aware(since)
         version = offline.newest(home, declared)
         report = measure(home, declared, version.built.views, start, version.until)
         path = write_report(home, report)

@@ -46,7 +46,7 @@ def build_features_on_spark(
 ) -> Features:
     """What ``build_features`` does, every view computed from the start, on Spark: the same inputs,
     the same tables, the next version of the same offline store."""
-    from feature_repo.offline import update
+    from feature_repo.offline import Origin, update
     from feature_repo.spark import build_views_on_spark
 
     home, declared = state.home(), get_use_case(use_case)
@@ -54,7 +54,7 @@ def build_features_on_spark(
     spark = current_context().spark_session
     with step("features") as s:
         version = update(
-            home, declared, tables, until=until, quarantine=quarantine, rows_read=rows_read,
+            home, declared, tables, Origin(quarantine=quarantine, rows_read=rows_read), until=until,
             build=lambda: build_views_on_spark(spark, home, declared, tables, until),
         )  # fmt: skip
         views = version.built.views

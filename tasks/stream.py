@@ -10,6 +10,7 @@ from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, retry
 from feature_repo.tables import Table
+from feature_repo.ticks import aware
 from tasks.materialise import filled_from
 from tasks.parity import changed_entities, check_parity
 from tasks.replay import Plan, Replayed, replay
@@ -74,7 +75,7 @@ def replay_flights(
         StateError: start and end are no whole hours, or not in this order.
     """
     plan = Plan(
-        start=_utc(start), end=_utc(end), late=late, duplicates=duplicates, seed=seed
+        start=aware(start), end=aware(end), late=late, duplicates=duplicates, seed=seed
     )  # fmt: skip
     with step("replay") as s:
         done = replay(state.home(), tables, plan, s.say)
@@ -85,7 +86,3 @@ def replay_flights(
             f"{done.report}"
         )
     return done
-
-
-def _utc(instant: datetime) -> datetime:
-    return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)

@@ -87,22 +87,19 @@ def build_features(
         as_of: compute the ticks up to the one that a request made at this instant reads; without
             it, as far as the data reach.
     """
-    from feature_repo.offline import update
+    from feature_repo.offline import Origin, update
 
     declared = get_use_case(use_case)
     with step("features") as s:
         home, until = state.home(), last_read(declared, as_of)
-        version = update(
-            home, declared, tables, until=until, quarantine=quarantine, rows_read=rows_read
-        )
+        origin = Origin(quarantine=quarantine, rows_read=rows_read)
+        version = update(home, declared, tables, origin, until=until)
         views = version.built.views
         take_in_streamed(home, declared, s)
         # Models of older declarations are served too; what they need is no output of this task.
         for older in living_services(home, declared):
             until = last_read(older, as_of)
-            kept = update(
-                home, older, tables, until=until, quarantine=quarantine, rows_read=rows_read
-            )
+            kept = update(home, older, tables, origin, until=until)
             s.say(f"{older.service}, which an older model needs: {kept.summary}")
             take_in_streamed(home, older, s)
         s.say(f"{len(declared.features)} features in {len(views)} views, {version.summary}")

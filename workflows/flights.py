@@ -61,7 +61,7 @@ def flights(
 
 @workflow
 def score(source: str, at: datetime) -> str:
-    """Predict a table of flights with the released model; returns the file of predictions.
+    """Predict a table of flights with the champion; returns the file of predictions.
 
     Args:
         source: CSV or Parquet file, one row a flight, one column a request field.

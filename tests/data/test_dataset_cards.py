@@ -113,9 +113,8 @@ def test_the_workflow_tells_every_version(
     for rows in (2, 1):
         bad = pa.table({"table": ["weather"] * rows, "row": range(rows), "column": ["temp"] * rows,
                         "check": ["in_range(-60, 135)"] * rows})  # fmt: skip
-        offline.update(
-            home, use_case, weather_year.tables, quarantine=write_table(home, "quarantine", bad)
-        )
+        origin = offline.Origin(quarantine=write_table(home, "quarantine", bad))
+        offline.update(home, use_case, weather_year.tables, origin)
     index = Path(cards(use_case="weather"))
     assert index == tmp_path / "cards" / "weather" / "index.html"
     assert {p.name for p in index.parent.iterdir()} == {

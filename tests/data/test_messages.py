@@ -174,7 +174,8 @@ def from_source(home: Home, rows: list[dict[str, Any]], until: datetime) -> offl
     """A version made from files, as a nightly run makes it."""
     table = write_raw(home, WEATHER.tables[0], pa.Table.from_pylist(rows, SCHEMA))
     quarantine = write_table(home, "quarantine", pa.table({"row": [1]}))
-    return offline.update(home, WEATHER, [table], until=until, quarantine=quarantine, rows_read=9)
+    origin = offline.Origin(quarantine=quarantine, rows_read=9)
+    return offline.update(home, WEATHER, [table], origin, until=until)
 
 
 def test_only_messages_that_nothing_can_ask_for_are_forgotten(home: Home) -> None:

@@ -164,7 +164,7 @@ def test_a_version_that_was_overtaken_is_refused(story: Home, weather_year: Year
     """Raw tables that continue an older version would undo what came since."""
     case, last = weather_year.use_case, offline.newest(story, weather_year.use_case)
     with pytest.raises(StateError, match="version 3 was made while the one after 2 was prepared"):
-        offline.update(story, case, last.built.tables, until=last.until, after=2)
+        offline.update(story, case, last.built.tables, offline.Origin(after=2), until=last.until)
     assert offline.newest(story, case) == last
 
 
