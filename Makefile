@@ -26,8 +26,10 @@ serve: .venv/.installed  ## keep the flights champion up on $(PORT)
 test: .venv/.installed redis java .venv/spark/.installed
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
-drills: .venv/.installed redis  ## the long form of the kill drills
-	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q tests/drills
+DRILLS := tests/drills tests/data/test_spark.py tests/data/test_properties.py tests/code/test_registry.py
+
+drills: .venv/.installed redis java .venv/spark/.installed  ## long forms: kills, a week's stream, a year on Spark
+	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q $(DRILLS)
 
 redis:  ## a redis-server for tests and benchmarks: installed from Debian where root lacks one
 	@command -v redis-server >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \

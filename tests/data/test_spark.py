@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from conftest import Year
+from test_truncation import chosen, differences, frames  # noqa: F401 - a fixture
 
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set, build_views
@@ -24,6 +25,7 @@ from feature_repo.spark import build_training_set_on_spark, build_views_on_spark
 from feature_repo.tables import Table, named, read_table, write_raw, write_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent.parent
@@ -149,6 +151,34 @@ def test_flights(spark: SparkSession, tables: list[Table], tmp_path: Path) -> No
 def test_weather(spark: SparkSession, weather_year: Year, tmp_path: Path) -> None:
     """The whole year: values with a fraction, gaps, and a join in the requests."""
     check_equal(spark, Home(root=tmp_path), weather_year.use_case, weather_year.tables)
+
+
+if os.environ.get("AIRWORTHY_LONG_DRILLS"):
+
+    @pytest.mark.timeout(3 * 3600)
+    def test_the_whole_year_of_flights(
+        spark: SparkSession, flights_year: Year, tmp_path: Path
+    ) -> None:
+        """The bytes that DuckDB makes, which are held against the oracle and the truncated
+        worlds: what holds of one engine holds of the other."""
+        check_equal(spark, Home(root=tmp_path), flights_year.use_case, flights_year.tables)
+
+    @pytest.mark.timeout(3 * 3600)
+    def test_truncated_worlds(
+        spark: SparkSession,
+        flights_year: Year,
+        frames: dict[str, pd.DataFrame],
+        tmp_path: Path,
+    ) -> None:
+        """Fifty flights of special days, each in a world without its future, on Spark."""
+
+        def on_spark(home: Home, use_case: UseCase, tables: list[Table]) -> Table:
+            views = build_views_on_spark(spark, home, use_case, tables).views
+            return build_training_set_on_spark(spark, home, use_case, tables, views)
+
+        asked = chosen(frames["rows"], 50)
+        home, use_case = Home(root=tmp_path), flights_year.use_case
+        assert not differences(home, use_case, frames, asked, engine=on_spark)
 
 
 def test_a_value_out_of_bounds_stops_the_run(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Year
-from truncation import KEYS, recompute, world
+from truncation import KEYS, Engine, on_duckdb, recompute, world
 
 from feature_repo.contract import EventLog, UseCase
 from feature_repo.home import Home
@@ -45,6 +45,7 @@ def differences(
     frames: dict[str, pd.DataFrame],
     asked: pd.DataFrame,
     forever: bool = False,
+    engine: Engine = on_duckdb,
 ) -> list[tuple[Any, ...]]:
     """(request, feature, value, value in the cut-off world) wherever they are not identical."""
     names, found = [spec.name for spec in use_case.features], []
@@ -55,7 +56,7 @@ def differences(
             for number, (_, row) in enumerate(batch.iterrows())
         ]
         ours = batch.set_index("request_id")[names]
-        theirs = recompute(home, use_case, worlds).loc[ours.index, names]
+        theirs = recompute(home, use_case, worlds, engine).loc[ours.index, names]
         unequal = ~((ours == theirs) | (ours.isna() & theirs.isna())).to_numpy()
         found += [
             (ours.index[i], names[j], ours.to_numpy()[i, j], theirs.to_numpy()[i, j])

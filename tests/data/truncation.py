@@ -6,7 +6,7 @@ that one run of the engine computes many of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import reduce
@@ -18,7 +18,7 @@ import pyarrow as pa
 from feature_repo.contract import UseCase
 from feature_repo.engine import build_training_set, compute_views
 from feature_repo.home import Home
-from feature_repo.tables import read_table, write_table
+from feature_repo.tables import Table, read_table, write_table
 
 KEYS = ("carrier", "origin", "dest", "tailnum")
 REPORT = pd.Timedelta(minutes=15)
@@ -90,7 +90,20 @@ def world(
     }  # fmt: skip
 
 
-def recompute(home: Home, use_case: UseCase, worlds: list[dict[str, pd.DataFrame]]) -> Any:
+Engine = Callable[[Home, UseCase, list[Table]], Table]
+
+
+def on_duckdb(home: Home, use_case: UseCase, tables: list[Table]) -> Table:
+    """The training set of raw tables."""
+    return build_training_set(home, use_case, tables, compute_views(home, use_case, tables))
+
+
+def recompute(
+    home: Home,
+    use_case: UseCase,
+    worlds: list[dict[str, pd.DataFrame]],
+    engine: Engine = on_duckdb,
+) -> Any:
     """Training rows of the asked flights, each computed in its own world."""
     only = replace(
         use_case,
@@ -103,7 +116,6 @@ def recompute(home: Home, use_case: UseCase, worlds: list[dict[str, pd.DataFrame
         )
         for name in ("flights", "weather")
     ]  # fmt: skip
-    views = compute_views(home, only, tables)
-    frame = read_table(build_training_set(home, only, tables, views)).to_pandas()
+    frame = read_table(engine(home, only, tables)).to_pandas()
     frame["request_id"] = frame["request_id"].str.replace(r"#\d+", "", regex=True)
     return frame.set_index("request_id")
