@@ -274,6 +274,8 @@ def _joined(
             since = -math.inf if start is None else start - back.total_seconds()
             files = files_between(named(views, view.name), since, end or math.inf)
             bind(session.connection, view.name, files)
-        rows = session.ask(to_duckdb(training_set_sql(use_case, start, end)))
+        given = {"start": start, "end": end}
+        values = {name: at * 1_000_000 for name, at in given.items() if at is not None}
+        rows = session.ask(to_duckdb(training_set_sql(use_case, *values)), values)
         validate_table(rows, training_set_schema(use_case))
         yield from by_month(rows, "prediction_time").items()

@@ -12,20 +12,21 @@ from feature_repo.sql import seconds_of
 CAST = {"string": "string", "number": "double", "timestamp": "timestamp"}
 
 
-def training_set_sql(use_case: UseCase, start: int | None = None, end: int | None = None) -> str:
+def training_set_sql(use_case: UseCase, *bounds: str) -> str:
     """SELECT of the training set: each request with the features of its tick.
 
     Reads the use case's raw tables and its views, each under its name. Columns, in order:
     ``request_id``, ``prediction_time``, ``event_time``, ``tick``, the request fields, the
     features in the contract's order, ``label``, ``label_available_at``; ordered by prediction
-    time. ``start`` and ``end`` (epoch seconds) bound the prediction times: start <= time < end.
+    time. ``bounds``: those of the markers ``start`` and ``end`` (microseconds since the epoch) that
+    the prediction times keep to, start <= time < end.
     """
-    bounds = [
-        f"unix_micros(prediction_time) {sign} {instant * 1_000_000}"
-        for sign, instant in ((">=", start), ("<", end))
-        if instant is not None
+    limits = [
+        f"unix_micros(prediction_time) {sign} :{name}"
+        for sign, name in ((">=", "start"), ("<", "end"))
+        if name in bounds
     ]
-    where = "\n  where " + " and ".join(bounds) if bounds else ""
+    where = "\n  where " + " and ".join(limits) if limits else ""
     seconds = seconds_of(use_case.tick)
     micros, lag = seconds * 1_000_000, seconds_of(use_case.lag) * 1_000_000
     parts = [
