@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureView
-from feature_repo.tables import Table, connect
+from feature_repo.duckdb_session import connect
+from feature_repo.tables import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureView
 from feature_repo.dialect import to_duckdb
+from feature_repo.duckdb_session import bind
 from feature_repo.engine import Session, compute, last_rows
 from feature_repo.sql import Reach, events_sql, summand
-from feature_repo.tables import Table, bind, by_month, files_between, month_of, table_files
+from feature_repo.tables import Table, by_month, files_between, month_of, table_files
 from feature_repo.zones import mapped_table
 
 if TYPE_CHECKING:

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureView, UseCase
 from feature_repo.dialect import to_duckdb, tuned
+from feature_repo.duckdb_session import bind, connect
 from feature_repo.errors import SourceError
 from feature_repo.home import Home
 from feature_repo.sql import Reach, view_text
 from feature_repo.tables import (
     Table,
-    bind,
     by_month,
-    connect,
     files_between,
     named,
     table_files,

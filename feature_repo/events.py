@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from feature_repo.checks import DIGITS
 from feature_repo.contract import EventLog, FeatureSpec, UseCase
 from feature_repo.dialect import to_duckdb, tuned
+from feature_repo.duckdb_session import bind, connect
 from feature_repo.errors import SourceError
-from feature_repo.tables import Table, bind, connect, table_files
+from feature_repo.tables import Table, table_files
 from feature_repo.zones import mapped_table
 
 if TYPE_CHECKING:

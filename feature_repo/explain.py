@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from feature_repo.asof import rows_at
 from feature_repo.contract import FeatureSpec, FeatureView, UseCase
 from feature_repo.dialect import to_duckdb
+from feature_repo.duckdb_session import connect
 from feature_repo.errors import RequestError, StateError
-from feature_repo.tables import Table, connect
+from feature_repo.tables import Table
 from feature_repo.ticks import EPOCH, tick_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 from feature_repo.contract import EventLog, UseCase
 from feature_repo.dialect import to_duckdb
+from feature_repo.duckdb_session import connect
 from feature_repo.lineage import tables_of
-from feature_repo.tables import Table, connect
+from feature_repo.tables import Table
 from feature_repo.ticks import epoch_seconds
 
 

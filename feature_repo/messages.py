@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import EventLog, RawTable, UseCase
+from feature_repo.duckdb_session import connect
 from feature_repo.errors import SourceError
 from feature_repo.events import event_rules, sum_rules
-from feature_repo.tables import connect
 from feature_repo.zones import mapped_table, with_column
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from feature_repo.zones import Zone, Zones
 ENGINE = tuple(
     f"feature_repo.{module}"
     for module in (
-        "contract", "corrections", "dialect", "engine", "schemas", "sql", "tables", "ticks",
-        "update", "zones",
+        "contract", "corrections", "dialect", "duckdb_session", "engine", "schemas", "sql",
+        "tables", "ticks", "update", "zones",
     )
 )  # fmt: skip
 LIBRARIES = ("duckdb", "pandera", "polars", "pyarrow", "sqlglot")

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from feature_repo.tables import Table, connect
+from feature_repo.duckdb_session import connect
+from feature_repo.tables import Table
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from feature_repo.contract import FeatureView, UseCase
+from feature_repo.duckdb_session import connect
 from feature_repo.home import Home, digest_of
 from feature_repo.online_rows import rows_of
 from feature_repo.packed import StoreState, entity_key, microseconds, row_format
-from feature_repo.tables import Table, connect
+from feature_repo.tables import Table
 from feature_repo.ticks import EPOCH
 
 if TYPE_CHECKING:

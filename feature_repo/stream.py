@@ -19,18 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo import offline
 from feature_repo.contract import RawTable, UseCase
+from feature_repo.duckdb_session import FILE, bind, connect
 from feature_repo.home import Home
 from feature_repo.inbox import Counting, Inbox, Received, inbox_path
 from feature_repo.messages import Message, data_faults, line_of
 from feature_repo.services import older_services
 from feature_repo.store import Materialisation, materialise
 from feature_repo.tables import (
-    FILE,
     Table,
-    bind,
     by_month,
     check_whole,
-    connect,
     month_of,
     named,
     parts_of,

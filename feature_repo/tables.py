@@ -12,7 +12,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,14 +24,9 @@ from feature_repo.errors import StateError
 from feature_repo.home import Home, digest_of, file_digest, sync
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
     from feature_repo.contract import RawTable
-
-
-FILE = "_file"
-MEMORY = "3GB"  # what one session of DuckDB may hold; beyond it, DuckDB spills to disk
 
 
 @dataclass(frozen=True)
@@ -224,30 +218,6 @@ def read_table(table: Table, columns: list[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     return pa.concat_tables([pq.read_table(path, columns=columns) for path in table_files(table)])
-
-
-def connect(tables: Iterable[Table]) -> duckdb.DuckDBPyConnection:
-    """A DuckDB session in UTC with each table as a view under its name."""
-    import duckdb
-
-    spill = str(Path(tempfile.gettempdir()) / "airworthy-duckdb")
-    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": spill})
-    connection.execute("SET TimeZone = 'UTC'")
-    for table in tables:
-        bind(connection, table.name, table_files(table))
-    return connection
-
-
-def bind(
-    connection: duckdb.DuckDBPyConnection, name: str, files: Iterable[Path], filename: bool = False
-) -> None:
-    """Let ``name`` be a view of Parquet files (at least one), in place of an older one;
-    ``filename`` adds the column ``FILE``, which names each row's file."""
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    options = f", filename = '{FILE}'" if filename else ""
-    connection.execute(
-        f'CREATE OR REPLACE TEMP VIEW "{name}" AS SELECT * FROM read_parquet([{listed}]{options})'
-    )
 
 
 def named(tables: Iterable[Table], name: str) -> Table:

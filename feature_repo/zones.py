@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from feature_repo.dialect import tuned
-from feature_repo.tables import FILE, bind
+from feature_repo.duckdb_session import FILE, bind
 
 if TYPE_CHECKING:
     import duckdb

@@ -108,7 +108,7 @@ def filled_from(home: Home, use_case: UseCase) -> Version | None:
 
 def last_busy_tick(training_set: Table) -> datetime:
     """Last tick of the test part that enough labelled requests read, else the busiest one."""
-    from feature_repo.tables import connect
+    from feature_repo.duckdb_session import connect
 
     with connect([training_set]) as session:
         row = session.execute(

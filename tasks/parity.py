@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from feature_repo.asof import rows_at
+from feature_repo.duckdb_session import connect
 from feature_repo.errors import SkewError
 from feature_repo.home import write_atomically
 from feature_repo.online_rows import rows_of
-from feature_repo.tables import Table, connect, named
+from feature_repo.tables import Table, named
 from serving.online import OnlineStore
 
 if TYPE_CHECKING:

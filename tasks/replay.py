@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from feature_repo import offline
 from feature_repo.contract import UseCase
+from feature_repo.duckdb_session import connect
 from feature_repo.engine import build_views
 from feature_repo.errors import SkewError, StateError
 from feature_repo.flights.replay import known, reports
@@ -28,7 +29,7 @@ from feature_repo.messages import Message
 from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, receive
-from feature_repo.tables import Table, connect, named, read_table, write_raw
+from feature_repo.tables import Table, named, read_table, write_raw
 from tasks.parity import changed_entities, compare_served
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def check_dates(use_case: str, dates: Sequence[datetime]) -> None:
 
 def split_by_time(dates: Sequence[datetime], counts: Counter[str], rows: pa.Table) -> pa.Table:
     """The rows with the column ``split``; adds to the number of rows of each part."""
-    from feature_repo.tables import connect
+    from feature_repo.duckdb_session import connect
 
     parts = zip(("training", "validation", "test"), dates[:-1], dates[1:], strict=True)
     cases = " ".join(
