@@ -179,7 +179,9 @@ def test_schedules_and_notifications(package: dict[str, Any]) -> None:
     assert nightly.entity_metadata.schedule.kickoff_time_input_arg == "kickoff_time"
     workflow = named(package, workflow_pb2.WorkflowSpec, "refresh_flights_features").template
     steps = {n.task_node.reference_id.name.rpartition(".")[2]: n for n in workflow.nodes}
-    order = ("build_features", "advance_features", "forget_versions", "check_freshness")
+    order = (
+        "build_features", "advance_features", "forget_versions", "clean_home", "check_freshness",
+    )  # fmt: skip
     for before, after in pairwise(order):
         assert steps[before].id in steps[after].upstream_node_ids, (before, after)
     for name in ("build_features", "advance_features", "check_freshness"):
