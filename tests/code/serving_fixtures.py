@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from certificate_helpers import Made, pem_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from release_helpers import FLIGHTS, Ready, training_set, views
 from serving_helpers import (
     Running,
     certified_model,
@@ -52,3 +53,14 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     key = dsse.signing_key(home)
     folder, issued = certified_model(home, get_use_case("flights"), key)
     return Made(home=home, folder=folder, certificate=issued, key=key)
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ready:
+    """A certified model, its online store and training set, with a development key."""
+    for name in ("SIGNING_KEY", "TRUSTED_KEYS", "ALLOW_DEVELOPMENT_KEY"):
+        monkeypatch.delenv(f"AIRWORTHY_{name}", raising=False)
+    home = Home(root=tmp_path)
+    folder, _ = certified_model(home, FLIGHTS, version="1.0.0")
+    flights_store(home)
+    return Ready(home=home, folder=folder, views=views(home), table=training_set(home))

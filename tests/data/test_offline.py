@@ -10,64 +10,28 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from importlib.metadata import version as installed
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from conftest import Year
+from offline_helpers import JUNE, ingest, weather, write_story
 
 from feature_repo import offline
 from feature_repo.code_version import code_version
 from feature_repo.contract import UseCase
-from feature_repo.engine import build_training_set
 from feature_repo.errors import StateError
 from feature_repo.history import as_of
 from feature_repo.home import Home
 from feature_repo.services import older_services
-from feature_repo.tables import content_digest, read_table, table_files, write_raw
-from tasks.feature_versions import rebuild
-from tasks.training_set import build_training_set as build
-from tasks.types import State
-
-JUNE = datetime(2013, 6, 10, tzinfo=timezone.utc)
-PARTS = ("training_start", "validation_start", "test_start", "test_end")
-
-
-def weather(year: Year, until: datetime) -> pa.Table:
-    """Observations that are known at ``until``."""
-    table = read_table(year.tables[0])
-    over = table["time_hour"].to_numpy() + np.timedelta64(1, "h")
-    return table.filter(pa.array(over <= np.datetime64(until.replace(tzinfo=None))))
-
-
-def ingest(home: Home, year: Year, until: datetime, raw: pa.Table | None = None) -> offline.Version:
-    """A version of what is known at ``until``."""
-    table = weather(year, until) if raw is None else raw
-    stored = [write_raw(home, year.use_case.tables[0], table)]
-    return offline.update(home, year.use_case, stored, until=until)
-
-
-def corrected(table: pa.Table, row: int) -> pa.Table:
-    """The table with another temperature in one row."""
-    temp = table["temp"].to_numpy().copy()
-    temp[row] += 5.0
-    return table.set_column(table.schema.get_field_index("temp"), "temp", pa.array(temp))
+from feature_repo.tables import content_digest, table_files, write_raw
 
 
 @pytest.fixture(scope="module")
 def story(weather_year: Year, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Three versions: up to the tenth of June, the next day, and a correction of an old hour."""
-    home = Home(root=tmp_path_factory.mktemp("offline"))
-    ingest(home, weather_year, JUNE)
-    tomorrow = JUNE + timedelta(days=1)
-    ingest(home, weather_year, tomorrow)
-    known = weather(weather_year, tomorrow)
-    ingest(home, weather_year, tomorrow, corrected(known, 100))
-    return home
+    """See ``write_story``."""
+    return write_story(Home(root=tmp_path_factory.mktemp("offline")), weather_year)
 
 
 def test_a_new_day_adds_its_ticks_and_a_correction_only_what_it_touches(
@@ -92,66 +56,6 @@ def test_months_that_did_not_change_are_one_file(story: Home, weather_year: Year
     added = offline.sizes([first, second])
     assert added[1] < added[0] / 3
     assert "3 versions" in offline.report(story, weather_year.use_case)
-
-
-def test_a_training_set_is_rebuilt_as_it_was(story: Home, weather_year: Year) -> None:
-    """As of the record's time: before the correction the old temperature, after it the new one."""
-    case = weather_year.use_case
-    _, second, third = offline.versions(story, case)
-    then = as_of(story, case, third.created - timedelta(microseconds=1))
-    assert then.number == second.number
-    was, now = (
-        build_training_set(story, case, version.built.tables, version.built.views)
-        for version in (then, third)
-    )
-    again = build_training_set(story, case, second.built.tables, second.built.views)
-    assert was.digest == again.digest != now.digest
-    with pytest.raises(StateError, match=r"no version of .* is kept"):
-        as_of(story, case, datetime(2000, 1, 1, tzinfo=timezone.utc))
-
-
-DATES = [datetime(2013, month, 1, tzinfo=timezone.utc) for month in (1, 4, 5, 7)]
-
-
-def test_a_training_set_sees_nothing_after_the_instant_that_is_asked_for(
-    story: Home, weather_year: Year
-) -> None:
-    """As of the event's time: no request that reads a later tick, no label that was known later."""
-    case, until = weather_year.use_case, JUNE - timedelta(days=3)
-    last = offline.newest(story, case)
-    whole, then = (
-        read_table(rebuild(story, case, last, DATES, instant)).to_pandas()
-        for instant in (None, until)
-    )
-    assert set(whole["split"]) == {"training", "validation", "test", ""}
-    assert until - timedelta(hours=1) < then["tick"].max() <= until
-    same = whole[whole["tick"] <= until].reset_index(drop=True)
-    unknown = same["label_available_at"] > until
-    assert unknown.sum() > 0
-    assert then["label"].isna().equals(same["label"].isna() | unknown)
-    assert then[~unknown].equals(same[~unknown])
-
-
-def test_requests_that_read_a_later_tick_than_the_views_have_are_left_out(
-    weather_year: Year, tmp_path: Path
-) -> None:
-    """They would get the last tick's values for ever; the others are as in a full build."""
-    home, case = Home(root=tmp_path), weather_year.use_case
-    known, until = weather(weather_year, JUNE), JUNE - timedelta(days=1, minutes=45)
-    early = ingest(home, weather_year, until, known)
-    whole = offline.update(home, case, early.built.tables)
-    assert (early.until, whole.until) == (until, JUNE)
-    sets = [
-        build.task_function(
-            state=State(str(home.root), home.id), use_case="weather", declaration="",
-            tables=version.built.tables, views=version.built.views,
-            **dict(zip(PARTS, DATES, strict=True)),
-        ).training_set
-        for version in (early, whole)
-    ]  # fmt: skip
-    before, after = (read_table(table) for table in sets)
-    assert 20 < after.num_rows - before.num_rows < 100
-    assert before.equals(after.filter(pc.less_equal(after["tick"], pa.scalar(until))))
 
 
 def test_the_same_data_make_no_new_version(story: Home, weather_year: Year) -> None:
