@@ -1,8 +1,14 @@
 """What crosses the edges between Flyte tasks: flat data classes that read well in the console."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from mashumaro.mixins.json import DataClassJSONMixin
+
+from feature_repo.errors import TrainingError
 from feature_repo.home import Home
 
 
@@ -60,9 +66,23 @@ class Verdict:
     note: str
 
 
+# What a hyper-parameter may be: least value, what it stays below, and the rule in words.
+BOUNDS = {
+    "epochs": (1, math.inf, "a whole number, at least 1"),
+    "batch_size": (1, math.inf, "a whole number, at least 1"),
+    "learning_rate": (math.ulp(0), math.inf, "a number above 0 and finite"),
+    "weight_decay": (0, math.inf, "a number, at least 0 and finite"),
+    "width": (1, math.inf, "a whole number, at least 1"),
+    "layers": (1, math.inf, "a whole number, at least 1"),
+    "dropout": (0, 1, "a number, at least 0 and below 1"),
+    "patience": (0, math.inf, "a whole number, at least 0"),
+    "seed": (0, 2**63, "a whole number, at least 0 and below 2**63"),
+}
+
+
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Hyper-parameters of a training run.
+class TrainingConfig(DataClassJSONMixin):
+    """Hyper-parameters of a training run; fields left out have the values below.
 
     ``batch_size`` is the global batch, over all ranks. ``patience``: epochs without a better
     validation loss before training stops. ``width``, ``layers`` and ``dropout`` shape the
@@ -78,6 +98,33 @@ class TrainingConfig:
     dropout: float = 0.4
     patience: int = 2
     seed: int = 20130101
+
+    def __post_init__(self) -> None:
+        """Raises TrainingError: a value is out of its bounds."""
+        _check_bounds(vars(self))
+
+    @classmethod
+    def __pre_deserialize__(cls, d: dict[Any, Any]) -> dict[Any, Any]:
+        """Raises TrainingError: a field is unknown, which the launcher alone would drop, or has a
+        value that is not one of its type, which it would cast."""
+        known = [field.name for field in fields(cls)]
+        unknown = ", ".join(repr(name) for name in d if name not in known)
+        if unknown:
+            raise TrainingError(
+                f"the config has no field {unknown}: it knows {', '.join(known)}; mend the name, "
+                "or leave it out"
+            )
+        _check_bounds(d)
+        return d
+
+
+def _check_bounds(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        low, below, rule = BOUNDS[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = not rule.startswith("a whole") or (number and value % 1 == 0)
+        if not (number and whole and low <= value < below):
+            raise TrainingError(f"the config's {name} is {value!r}, but must be {rule}; mend it")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def weather(
         test_start: end of validation; judging uses what follows.
         test_end: end of the test part.
         launcher: one-process, two-ranks (of one machine) or nodes (a PyTorchJob).
-        config: hyper-parameters of the training.
+        config: hyper-parameters of the training. Fields left out of a given one have the values
+            of ``TrainingConfig``, not of ``WEATHER_CONFIG``.
     """
     opened = open_state(use_case="weather")
     found = fingerprint(use_case="weather", source=source)

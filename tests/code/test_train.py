@@ -8,11 +8,16 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import rich_click as click
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.interaction.click_types import JsonParamType
 from pipeline import SHORT, Flown, told
 
 from feature_repo.code_version import code_version
@@ -185,3 +190,54 @@ def test_the_processes_of_a_local_training_inherit_that_threads_wait(
     monkeypatch.delenv("OMP_WAIT_POLICY")
     open_state(use_case="weather")
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def launched(config: dict[str, object]) -> object:
+    """What ``pyflyte run --config`` makes of the JSON."""
+    context = click.Context(click.Command("flights"))
+    return JsonParamType(TrainingConfig).convert(json.dumps(config), None, context)
+
+
+def sent(config: dict[str, object]) -> object:
+    """What a task gets of the values that the console or another client sent."""
+    context = FlyteContextManager.current_context()
+    literal = TypeEngine.to_literal(context, config, dict, TypeEngine.to_literal_type(dict))
+    return TypeEngine.to_python_value(context, literal, TrainingConfig)
+
+
+@pytest.mark.parametrize("arrived", [launched, sent])
+def test_a_key_that_no_config_has_is_refused(
+    arrived: Callable[[dict[str, object]], object],
+) -> None:
+    """A word misspelt must not train the default model; fields left out have their defaults."""
+    assert arrived({"epochs": 4}) == TrainingConfig(epochs=4)
+    with pytest.raises(TrainingError) as caught:
+        arrived({"epoch": 4, "width": 8})
+    for part in ("'epoch'", "epochs, batch_size", "leave it out"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("epochs", -1, "at least 1"),
+        ("epochs", 4.5, "a whole number"),
+        ("batch_size", 0, "at least 1"),
+        ("learning_rate", 0.0, "above 0"),
+        ("learning_rate", math.inf, "above 0 and finite"),
+        ("weight_decay", -0.1, "at least 0"),
+        ("weight_decay", math.nan, "at least 0"),
+        ("width", 0, "at least 1"),
+        ("layers", 0, "at least 1"),
+        ("dropout", 1.0, "below 1"),
+        ("patience", -1, "at least 0"),
+    ],
+)
+def test_a_hyper_parameter_out_of_its_bounds_is_refused(
+    field: str, value: float, rule: str
+) -> None:
+    """Before anything runs, with field, rule and value."""
+    with pytest.raises(TrainingError) as caught:
+        launched({field: value})
+    for part in (field, rule, repr(value)):
+        assert part in str(caught.value)
