@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,21 @@ def update(
         record(home, use_case)
         _write(home, version)
     return version
+
+
+def renew(home: Home, use_case: UseCase, tables: list[Table]) -> Version | None:
+    """Make the version of these raw tables the newest one from the source again, where another
+    one from the source came after it: a run that took it from a cache says what holds now. None
+    where nothing was to be done."""
+    with home.lock(f"offline-{use_case.service}"):
+        made = [version for version in versions(home, use_case) if version.from_source]
+        mine = [version for version in made if version.built.tables == tables]
+        if not mine or mine[-1] is made[-1]:
+            return None
+        number = int(_files(home, use_case.service)[-1].stem) + 1
+        again = replace(mine[-1], number=number, created=datetime.now(timezone.utc))
+        _write(home, again)
+    return again
 
 
 def _tells_no_more(origin: Origin, last: Version) -> bool:

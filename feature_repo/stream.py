@@ -23,6 +23,8 @@ from feature_repo.duckdb_session import FILE, bind, connect
 from feature_repo.home import Home
 from feature_repo.inbox import Counting, Inbox, Received, inbox_path
 from feature_repo.messages import Message, data_faults, line_of
+from feature_repo.online_rows import rows_of
+from feature_repo.packed import STATE, unpack_state
 from feature_repo.services import older_services
 from feature_repo.store import Materialisation, materialise
 from feature_repo.tables import (
@@ -71,7 +73,8 @@ def receive(
 
 def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
     """Take in what came since the newest version, and bring views and online store to the last
-    tick at or before ``until`` (aware), or to the version's own if that is later.
+    tick at or before ``until`` (aware). The store never goes back in time: one that is of a later
+    tick stays at it, with what is known now.
 
     Raises:
         SourceError: a value outside its declared bounds, or a key twice.
@@ -81,14 +84,25 @@ def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
     with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
         before = offline.newest(home, use_case).offset
         version, refused = _taken(home, use_case, inbox, until)
-        states = [
-            replace(named(version.built.states, f"state_{view.name}"), name=view.name)
-            for view in use_case.views
-        ]
-        online = materialise(home, use_case, states, version.until)
+        online = _fill(home, use_case, version, until)
     return Advanced(
         version=version, online=online, messages=version.offset - before, refused=tuple(refused)
     )
+
+
+def _fill(
+    home: Home, use_case: UseCase, version: offline.Version, until: datetime
+) -> Materialisation:
+    with closing(rows_of(home, use_case)) as store:
+        (held,) = store.get([STATE])
+    wanted = max(until, unpack_state(held).tick) if held else until
+    if wanted < version.until:
+        return materialise(home, use_case, version.built.views, wanted)
+    states = [
+        replace(named(version.built.states, f"state_{view.name}"), name=view.name)
+        for view in use_case.views
+    ]
+    return materialise(home, use_case, states, version.until)
 
 
 def take_in(home: Home, use_case: UseCase) -> tuple[offline.Version, list[str]]:

@@ -10,7 +10,7 @@ from flytekit import task
 
 from feature_repo.contract import UseCase
 from feature_repo.history import of_content
-from feature_repo.offline import Version, head
+from feature_repo.offline import Version, head, newest_first, renew
 from feature_repo.online_rows import rows_of
 from feature_repo.packed import STATE, unpack_state
 from feature_repo.registry import get_use_case
@@ -20,6 +20,7 @@ from tasks.parity import check_parity
 from tasks.resources import DATA
 from tasks.services import living_services
 from tasks.steps import StepLog, step
+from tasks.training_set import take_in_streamed
 from tasks.types import State, Step
 
 if TYPE_CHECKING:
@@ -47,11 +48,24 @@ def materialise_online(
     """
     with step("materialise") as s:
         if passed:
+            renew_versions(state.home(), use_case, views, s)
             online = fill(state.home(), use_case, views, last_busy_tick(training_set), s)
         else:
             online = Materialisation(tick="", rows=0, written=0, deleted=0, store="")
             s.say("refused by the gate: the store stays as it is")
     return Materialised(online, s.record)
+
+
+def renew_versions(home: Home, use_case: str, views: list[Table], log: StepLog) -> None:
+    """A run whose features came from the cache after another run on other data: what it was
+    computed from is the newest again, for older services too, with what was streamed."""
+    declared = get_use_case(use_case)
+    made = (v for v in newest_first(home, declared) if v.from_source and v.built.views == views)
+    tables = next((version.built.tables for version in made), [])
+    for service in (declared, *living_services(home, declared)):
+        if again := renew(home, service, tables):
+            log.say(f"{service.service}: version {again.number} holds this run's data again")
+            take_in_streamed(home, service, log)
 
 
 def fill(
@@ -78,11 +92,13 @@ def _fill(
 ) -> Materialisation:
     from feature_repo.store import materialise
 
-    held = held_tick(home, use_case)
+    held, newest = held_tick(home, use_case), head(home, use_case)
     if held is not None and held > until:
-        log.say(f"the store is as of {held:%Y-%m-%d %H:%M}Z already, and stays")
-        where = rows_of(home, use_case).name
-        return Materialisation(tick=held.isoformat(), rows=0, written=0, deleted=0, store=where)
+        log.say(f"the store is as of {held:%Y-%m-%d %H:%M}Z already, and stays at it")
+        if newest is None or newest.until < held:
+            where = rows_of(home, use_case).name
+            return Materialisation(tick=held.isoformat(), rows=0, written=0, deleted=0, store=where)
+        views, until = newest.built.views, held
     online = materialise(home, use_case, views, until)
     log.say(
         f"{online.rows:,} entity rows as of {online.tick}, {online.written:,} of them "

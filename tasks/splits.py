@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from feature_repo.errors import TrainingError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LEARNING_SPLITS = ("training", "validation")  # weights; early stopping and calibration
+    from feature_repo.contract import UseCase
+    from feature_repo.tables import Table
+
+PARTS = ("training", "validation", "test")
+LEARNING_SPLITS = PARTS[:2]  # weights; early stopping and calibration
 
 
 def check_dates(use_case: str, dates: Sequence[datetime]) -> None:
@@ -28,11 +34,40 @@ def check_dates(use_case: str, dates: Sequence[datetime]) -> None:
         )
 
 
+def check_parts(use_case: UseCase, tables: list[Table], dates: Sequence[datetime]) -> None:
+    """Hold the split dates against the requests of the raw tables, before anything is computed.
+
+    Raises:
+        TrainingError: dates out of order, or a part without a labelled row.
+    """
+    from feature_repo.dialect import to_duckdb
+    from feature_repo.duckdb_session import connect
+
+    check_dates(use_case.name, dates)
+    names = "request_id, prediction_time, event_time, label, label_available_at"
+    with connect(tables) as session:
+        rows = session.sql(f"SELECT {names} FROM ({to_duckdb(use_case.requests_sql)})")
+        asked = rows.to_arrow_table()
+    counts: Counter[str] = Counter()
+    split_by_time(dates, counts, asked)
+    for part, start, end in zip(PARTS, dates[:-1], dates[1:], strict=True):
+        if not counts[part]:
+            first, last = (
+                f"{t.as_py():%Y-%m-%d}" if t.is_valid else "never"
+                for t in pc.min_max(asked["event_time"]).values()
+            )
+            raise TrainingError(
+                f"{use_case.name}: no labelled row between the split dates of {part!r}, "
+                f"{start:%Y-%m-%d} to {end:%Y-%m-%d}: the data hold events from {first} to "
+                f"{last}; give other dates, or more data"
+            )
+
+
 def split_by_time(dates: Sequence[datetime], counts: Counter[str], rows: pa.Table) -> pa.Table:
     """The rows with the column ``split``; adds to the number of rows of each part."""
     from feature_repo.duckdb_session import connect
 
-    parts = zip(("training", "validation", "test"), dates[:-1], dates[1:], strict=True)
+    parts = zip(PARTS, dates[:-1], dates[1:], strict=True)
     cases = " ".join(
         f"WHEN prediction_time >= TIMESTAMPTZ '{start.isoformat()}' "
         f"AND event_time < TIMESTAMPTZ '{end.isoformat()}' "
@@ -54,8 +89,6 @@ def split_facts(training_set: pa.Table) -> dict[str, dict[str, Any]]:
     """Per split: rows, labelled rows, first and last event time, last instant a label became
     available (ISO UTC; empty where there is none), in order of time. Rows outside every split
     are left out."""
-    import pyarrow.compute as pc
-
     facts = {}
     for name in sorted(pc.unique(training_set["split"]).drop_null().to_pylist()):
         rows = training_set.filter(pc.equal(training_set["split"], name))

@@ -18,7 +18,7 @@ from feature_repo.ticks import tick_of
 from tasks.cache import code_cache
 from tasks.resources import DATA
 from tasks.services import living_services
-from tasks.splits import check_dates, split_by_time
+from tasks.splits import PARTS, check_dates, check_parts, split_by_time
 from tasks.steps import StepLog, step
 from tasks.types import SplitRows, State, Step
 
@@ -106,6 +106,32 @@ def build_features(
     return Features(views, s.record)
 
 
+@task(
+    cache=code_cache("tasks.splits", "feature_repo.dialect", libraries=LIBRARIES),
+    requests=DATA,
+    retries=2,
+    timeout=timedelta(minutes=30),
+)
+def check_split(
+    use_case: str,
+    declaration: str,
+    tables: list[Table],
+    training_start: datetime,
+    validation_start: datetime,
+    test_start: datetime,
+    test_end: datetime,
+) -> bool:
+    """Whether the raw tables have labelled rows between all split dates: so that a run that must
+    fail for want of them leaves no version of the features behind.
+
+    Raises:
+        TrainingError: dates out of order, or a part without rows.
+    """
+    dates = (training_start, validation_start, test_start, test_end)
+    check_parts(get_use_case(use_case), tables, dates)
+    return True
+
+
 def take_in_streamed(home: Home, use_case: UseCase, log: StepLog) -> None:
     """Fold the stream's messages into the version that was just made from the source."""
     from feature_repo.stream import take_in
@@ -171,11 +197,11 @@ def build_training_set(
             test=counts["test"],
             unused=counts[""],
         )
-        for part in ("training", "validation", "test"):
+        for part in PARTS:
             if not getattr(rows, part):
                 raise TrainingError(
-                    f"{use_case}: no labelled row between the split dates of {part!r}; the data "
-                    "may not reach that far: give other dates"
+                    f"{use_case}: no labelled row between the split dates of {part!r}; the "
+                    "features may not reach that far: give other dates"
                 )
         s.say(
             f"{table.rows:,} rows as of their ticks: {rows.training:,} training, "

@@ -17,7 +17,12 @@ from tasks.promotion import promote_released
 from tasks.registry import find_champion, register
 from tasks.release import release
 from tasks.train import train_on_nodes, train_one_process, train_two_ranks
-from tasks.training_set import build_features, build_training_set, confirm_with_feast
+from tasks.training_set import (
+    build_features,
+    build_training_set,
+    check_split,
+    confirm_with_feast,
+)
 from tasks.types import SourceFile, State, Step, TrainingConfig
 
 
@@ -73,6 +78,15 @@ def lifecycle(
         launcher: one-process, two-ranks or nodes.
         config: hyper-parameters.
     """
+    checked = check_split(
+        use_case=use_case,
+        declaration=declaration,
+        tables=tables,
+        training_start=training_start,
+        validation_start=validation_start,
+        test_start=test_start,
+        test_end=test_end,
+    )
     features = build_features(
         state=state,
         use_case=use_case,
@@ -81,6 +95,7 @@ def lifecycle(
         quarantine=quarantine,
         rows_read=rows_read,
     )
+    checked >> features
     training = build_training_set(
         state=state,
         use_case=use_case,

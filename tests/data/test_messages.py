@@ -17,7 +17,7 @@ from message_helpers import HOUR, SCHEMA, START, WEATHER, first_version, message
 
 from feature_repo import offline
 from feature_repo.engine import build_views
-from feature_repo.errors import SkewError, StateError
+from feature_repo.errors import SkewError, StateError, TrainingError
 from feature_repo.home import Home
 from feature_repo.inbox import Inbox
 from feature_repo.messages import Message
@@ -26,6 +26,7 @@ from feature_repo.stream import advance, forget_messages, receive
 from feature_repo.tables import named, parts_of, write_raw, write_table
 from tasks.parity import check_parity
 from tasks.replay import check_end
+from tasks.splits import check_parts
 from tasks.training_set import build_features
 
 
@@ -158,6 +159,17 @@ def test_messages_outrank_the_rows_of_files(home: Home) -> None:
         offline.update(home, WEATHER, tables, until=START + 2 * HOUR)
 
 
+def test_a_step_of_the_past_fills_the_store_as_of_then(home: Home) -> None:
+    """Not as of the version's last tick, which no request of then may read; nor back in time."""
+    until = offline.newest(home, WEATHER).until
+    made = advance(home, WEATHER, until - 5 * HOUR)
+    assert made.online.tick == (until - 5 * HOUR).isoformat()
+    views = made.version.built.views
+    assert "0 mismatches" in check_parity(home, WEATHER, views).describe()
+    assert advance(home, WEATHER, until).online.tick == until.isoformat()
+    assert advance(home, WEATHER, until - 2 * HOUR).online.tick == until.isoformat()
+
+
 def test_no_version_and_another_inbox_are_refused(home: Home, tmp_path: Path) -> None:
     """A stream needs raw tables to go on from, and the inbox that they were made with."""
     with pytest.raises(StateError, match="run the use case's workflow"):
@@ -210,6 +222,35 @@ def test_a_version_from_files_without_news_makes_no_second_one(home: Home) -> No
     """A step over it adds nothing, so it stays the newest, with its quarantine."""
     made = from_source(home, raw(home), START + HOUR)
     assert advance(home, WEATHER, START + HOUR).version == made
+
+
+def test_a_run_from_the_cache_makes_its_data_the_newest_again(home: Home) -> None:
+    """After another run, on other data, which failed later on; what was streamed on top of the
+    run's own data is no reason."""
+    good = from_source(home, raw(home), START)
+    small = from_source(home, raw(home)[:20], START)
+    assert offline.newest(home, WEATHER).number == small.number
+    again = offline.renew(home, WEATHER, good.built.tables)
+    assert again is not None
+    assert again.built == good.built
+    assert offline.newest(home, WEATHER) == again
+    receive(home, WEATHER, [message(temp=75.0)], START + HOUR)
+    streamed = advance(home, WEATHER, START + HOUR).version
+    assert offline.renew(home, WEATHER, good.built.tables) is None
+    assert offline.newest(home, WEATHER).number == streamed.number
+
+
+def test_data_that_do_not_reach_the_split_dates_are_refused_before_anything_is_computed(
+    home: Home,
+) -> None:
+    """The message names the part, its dates and what the data hold."""
+    (table,) = offline.newest(home, WEATHER).built.tables
+    days = [datetime(2013, 6, day, tzinfo=timezone.utc) for day in (28, 29, 30)]
+    check_parts(WEATHER, [table], [*days, START])
+    with pytest.raises(TrainingError, match=r"'test', 2013-07-01 to 2013-08-01.*hold events from"):
+        check_parts(WEATHER, [table], [*days[:2], days[2] + 24 * HOUR, days[2] + 32 * 24 * HOUR])
+    with pytest.raises(TrainingError, match="must rise"):
+        check_parts(WEATHER, [table], [days[1], days[0], days[2], START])
 
 
 def test_a_training_run_does_not_hide_what_was_streamed(home: Home) -> None:
