@@ -95,7 +95,7 @@ def lifecycle(
         quarantine=quarantine,
         rows_read=rows_read,
     )
-    checked >> features
+    checked >> features.step
     training = build_training_set(
         state=state,
         use_case=use_case,
