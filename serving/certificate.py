@@ -96,14 +96,14 @@ def issue(
     return read(folder)
 
 
-def read(folder: Path) -> Certificate:
-    """The certificate in ``folder``; neither its signature nor the files are checked.
+def read(folder: Path, trust: Trust | None = None) -> Certificate:
+    """The certificate in ``folder``; the files are not checked, its signature only with ``trust``.
 
     Raises:
-        CertificateError: there is none, or it is of an unknown form.
+        CertificateError: there is none, it is of an unknown form, or not signed by a trusted key.
     """
     path = folder / CERTIFICATE
-    return _certificate(_read(path, None), path)
+    return _certificate(_read(path, trust), path)
 
 
 def verify(

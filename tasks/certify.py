@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from functools import cache
@@ -24,7 +25,7 @@ from serving import certificate, dsse, ledger, revocations
 from serving.artifact import CERTIFICATE, EVALUATION, GATE, LINEAGE, MODEL_JSON
 from tasks.cache import source_version
 from tasks.folders import open_folder
-from tasks.ledger import append
+from tasks.ledger import append, own_trust
 from tasks.quarantine import quarantine_counts
 from tasks.registry import champion_directory
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
@@ -144,24 +145,30 @@ def sign(
 
     A valid certificate over the same files stays as it is, and so does a revoked one; an expired
     one is issued anew, and the model keeps its version.
+
+    Raises:
+        CertificateError: the certificate that is there, or the champion's, was altered or is not
+            signed by a trusted key: nothing of it is signed onwards; or one that was revoked is
+            gone.
     """
     with home.lock("certify"):
-        standing, key = _standing(directory), dsse.signing_key(home)
+        trust, key = own_trust(home), dsse.signing_key(home)
+        standing = _standing(directory, trust)
         ledger.check_never_used(home, directory.name)
         revoked = ledger.revocations(ledger.entries(home))
         revocations.complete(home, key, revoked, now)
-        champion = champion_directory(home, use_case.name, facts["model"])
-        predicate = {
-            **facts,
-            "predecessor": certificate.read(champion).subject if champion else "",
-            "version": standing.predicate["version"]
+        folder = champion_directory(home, use_case.name, facts["model"])
+        champion = certificate.read(folder, trust) if folder else None
+        version = (
+            str(standing.predicate["version"])
             if standing
-            else _next(home, use_case.name, champion, facts),
-        }
+            else _told_version(home, directory.name, trust, revoked)
+            or _next(home, use_case.name, champion, facts, trust)
+        )
         issued = certificate.issue(
             key,
             directory,
-            predicate,
+            {**facts, "predecessor": champion.subject if champion else "", "version": version},
             valid_for=VALID_FOR,
             now=now,
             renew=standing is not None and standing.expired(now) and standing.id not in revoked,
@@ -177,26 +184,58 @@ def sign(
     )
 
 
-def _standing(directory: Path) -> certificate.Certificate | None:
-    """The certificate that is there, if it can be read at all (``issue`` checks the signature)."""
-    try:
-        return certificate.read(directory)
-    except CertificateError:
+def _standing(directory: Path, trust: dsse.Trust) -> certificate.Certificate | None:
+    """The certificate that is there, once its signature and its subject were checked."""
+    path = directory / CERTIFICATE
+    if not path.exists():
         return None
+    try:
+        standing = certificate.read(directory, trust)
+        if standing.subject != directory.name:
+            raise CertificateError(f"{path}: it is the certificate of another model")
+    except CertificateError as exc:
+        raise CertificateError(
+            f"{exc}; or delete the file and run again, which makes it anew with the version that "
+            "the ledger tells"
+        ) from exc
+    return standing
 
 
-def _next(home: Home, use_case: str, champion: Path | None, facts: dict[str, Any]) -> str:
+def _told_version(
+    home: Home, subject: str, trust: dsse.Trust, revoked: Mapping[str, str]
+) -> str | None:
+    """The version of a model whose certificate is gone, by the verified ledger."""
+    entries = ledger.entries(home)
+    told = [e["facts"] for e in entries if e["kind"] == "certificate" and e["subject"] == subject]
+    if not told:
+        return None
+    ledger.verify(home, trust)
+    for gone in sorted(revoked.keys() & {facts["certificate"] for facts in told}):
+        raise CertificateError(
+            f"certificate {gone} of model {subject} is revoked, and gone; a new one would fly "
+            f"again: restore it, or lift the revocation (registry.py reinstate) of {gone}"
+        )
+    return str(told[-1]["version"])
+
+
+def _next(
+    home: Home,
+    use_case: str,
+    champion: certificate.Certificate | None,
+    facts: dict[str, Any],
+    trust: dsse.Trust,
+) -> str:
     """The next free version, after the champion's, or else after the highest one."""
-    certified = [
-        certificate.read(path.parent).predicate
-        for path in sorted(home.root.glob(f"models/{use_case}/*/{CERTIFICATE}"))
-    ]
+    certified = []
+    for path in sorted(home.root.glob(f"models/{use_case}/*/{CERTIFICATE}")):
+        with suppress(CertificateError):  # no version comes after one that cannot be believed
+            certified.append(certificate.read(path.parent, trust).predicate)
     told = [
         e["facts"]["version"]
         for e in ledger.entries(home)
         if e["kind"] == "certificate" and e["facts"]["use_case"] == use_case
     ]
-    previous = certificate.read(champion).predicate if champion else None
+    previous = champion.predicate if champion else None
     if previous is None and certified:
         previous = max(certified, key=lambda predicate: parse(predicate["version"]))
     return next_version(previous, facts, {*told, *(p["version"] for p in certified)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from datetime import datetime, timedelta, timezone
@@ -14,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from judging_helpers import TOY, fresh_home, judged, judged_only, state_of, toy_registered
 from killing import killed_at
 
-from feature_repo.errors import LedgerError
+from feature_repo.errors import CertificateError, LedgerError
 from feature_repo.home import Home
 from serving import certificate, dsse, ledger, revocations
+from serving.artifact import CERTIFICATE
 from tasks.certify import VALID_FOR, certify, sign
 from tasks.housekeeping import needed_digests
 from tasks.ledger import append, own_trust
@@ -148,3 +150,40 @@ def test_the_lineage_names_weights_and_card(tmp_path: Path) -> None:
     assert (lineage["trained"], lineage["card"]) == (run.trained.digest, run.card.digest)
     kept = needed_digests(home)
     assert {run.trained.digest, run.card.digest} <= kept
+
+
+def altered(directory: Path, **facts: Any) -> bytes:
+    """Change facts of the certificate there, but not its signature; returns what it was."""
+    path = directory / CERTIFICATE
+    before = path.read_bytes()
+    envelope = json.loads(before)
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    statement["predicate"] |= facts
+    envelope["payload"] = base64.b64encode(json.dumps(statement, sort_keys=True).encode()).decode()
+    path.write_bytes(dsse.encode(envelope))
+    return before
+
+
+def test_an_altered_certificate_is_not_signed_onwards(tmp_path: Path) -> None:
+    """A version that nobody gave must not get the genuine key's signature, nor lead to another;
+    a certificate made anew has the version that the ledger tells."""
+    home = fresh_home(tmp_path / "home")
+    with toy_registered():
+        directory = Path(judged(home).certified.model_dir)
+        path, facts = directory / CERTIFICATE, dict(certificate.read(directory).predicate)
+        before = altered(directory, version="9.9.9")
+        with pytest.raises(CertificateError, match=r"changed after signing.*delete the file"):
+            sign(home, TOY, directory, facts, datetime.now(timezone.utc))
+        path.write_bytes(b"{")
+        with pytest.raises(CertificateError, match="delete the file and run again"):
+            sign(home, TOY, directory, facts, datetime.now(timezone.utc))
+        path.unlink()
+        assert sign(home, TOY, directory, facts, datetime.now(timezone.utc)).version == "1.0.0"
+        altered(directory, version="9.9.9")
+        assert judged(home, slope=0.7).certified.version == "1.0.1"
+        path.write_bytes(before)
+        told = {"certificate": certificate.read(directory).id, "reason": "test", "revoked": True}
+        append(home, "revocation", directory.name, told, recurring=True)
+        path.unlink()
+        with pytest.raises(CertificateError, match="is revoked"):
+            sign(home, TOY, directory, facts, datetime.now(timezone.utc))
