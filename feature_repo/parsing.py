@@ -93,7 +93,7 @@ def _cast(series: pl.Series, dtype: str) -> pl.Series:
         return _instants(series)
     if series.dtype == pl.String:
         series = series.str.strip_chars()
-    if series.dtype.is_temporal():
+    if series.dtype.is_temporal() or series.dtype == pl.Boolean:  # true is not the number 1
         return pl.Series(series.name, [None] * len(series), dtype=pl.Float64)
     numbers = series.cast(pl.Float64, strict=False).fill_nan(None)
     if dtype == "int64":

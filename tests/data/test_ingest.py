@@ -148,12 +148,19 @@ def test_an_airport_with_an_unknown_zone_is_set_aside(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "cell"),
-    [("carrier", ["UA"]), ("distance", [1400]), ("distance", b"1400"), ("tailnum", {"n": "N1"})],
+    [
+        ("carrier", ["UA"]),
+        ("distance", [1400]),
+        ("distance", b"1400"),
+        ("tailnum", {"n": "N1"}),
+        ("dep_delay", True),
+        ("day", True),
+    ],
 )
 def test_a_parquet_column_of_a_type_that_nothing_is_cast_from(
     folder: Path, built_in: dict[str, pl.DataFrame], column: str, cell: object
 ) -> None:
-    """Lists, bytes, structs: refused like any other wrong type."""
+    """Lists, bytes, structs, truth values: refused like any other wrong type."""
     (folder / "flights.csv").unlink()
     nested = built_in["flights"].with_columns(pl.Series(column, [cell] * 2000))
     nested.write_parquet(folder / "flights.parquet")
