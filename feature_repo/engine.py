@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from feature_repo.contract import FeatureView, UseCase
 from feature_repo.dialect import to_duckdb, tuned
-from feature_repo.duckdb_session import bind, connect
+from feature_repo.duckdb_session import bind, connect, declared_sql
 from feature_repo.errors import SourceError
 from feature_repo.home import Home
 from feature_repo.sql import Reach, view_text
@@ -87,7 +87,11 @@ class Session:
 def open_session(
     home: Home, use_case: UseCase, tables: list[Table], known: Mapping[str, Zones] | None = None
 ) -> Session:
-    """A session in which each log's zones are found; ``known`` ones are taken over."""
+    """A session in which each log's zones are found; ``known`` ones are taken over.
+
+    Raises:
+        DeclarationError: DuckDB cannot run the SQL of a log or of the requests.
+    """
     session = Session(
         home=home, use_case=use_case, connection=connect(tables),
         files={table.name: table_files(table) for table in tables},
@@ -95,9 +99,14 @@ def open_session(
     asked = {view.log.name: (view.log.sql, "available_at") for view in use_case.views}
     asked[REQUESTS] = (use_case.requests_sql, "prediction_time")
     for name, (sql, instant) in asked.items():
-        files = session.files.get(mapped_table(sql) or "", ())
-        known_zones = (known or {}).get(name, {})
-        session.zones[name] = find_zones(session.connection, sql, instant, files, known_zones)
+        table, known_zones = mapped_table(sql), (known or {}).get(name, {})
+        what = "requests_sql" if name == REQUESTS else f"event log {name!r}"
+        with declared_sql(f"use case {use_case.name!r}, {what}"):
+            if table is None:  # finding zones looks at the others
+                session.connection.execute(f"describe select {instant} from ({tuned(sql)})")
+            session.zones[name] = find_zones(
+                session.connection, sql, instant, session.files.get(table or "", ()), known_zones
+            )
     return session
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from feature_repo.checks import DIGITS
 from feature_repo.contract import EventLog, FeatureSpec, UseCase
 from feature_repo.dialect import to_duckdb, tuned
-from feature_repo.duckdb_session import bind, connect
+from feature_repo.duckdb_session import IN_MICROSECONDS, NANOSECONDS, bind, connect, declared_sql
 from feature_repo.errors import SourceError
 from feature_repo.tables import Table, table_files
 from feature_repo.zones import mapped_table
@@ -78,6 +78,7 @@ def check_events(
 
     Raises:
         SourceError: names log, rule, count, three events and the way out.
+        DeclarationError: DuckDB cannot run the log's SQL.
     """
     import duckdb
 
@@ -106,10 +107,15 @@ def check_events(
 
 
 def _check_types(connection: duckdb.DuckDBPyConnection, log: EventLog, where: str) -> None:
-    """A clock without a zone would be taken for UTC."""
-    connection.execute(f"describe select * from ({to_duckdb(log.sql)})")
+    """A clock without a zone would be taken for UTC; nanoseconds would be cut off."""
+    with declared_sql(where):
+        connection.execute(f"describe select * from ({to_duckdb(log.sql)})")
     types = {row[0]: row[1] for row in connection.fetchall()}
     for name in INSTANTS:
+        if types[name] == NANOSECONDS:
+            raise SourceError(
+                f"{where}: {name} is in nanoseconds ({NANOSECONDS}); {IN_MICROSECONDS}"
+            )
         if types[name] != UTC:
             raise SourceError(
                 f"{where}: {name} is {types[name]}, not an instant in UTC ({UTC}): the clock's "

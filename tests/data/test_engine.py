@@ -14,8 +14,8 @@ import sqlglot
 from conftest import Year
 
 from feature_repo.contract import FeatureView, UseCase
-from feature_repo.engine import compute_views
-from feature_repo.errors import SourceError
+from feature_repo.engine import compute_views, open_session
+from feature_repo.errors import DeclarationError, SourceError
 from feature_repo.home import Home
 from feature_repo.registry import USE_CASES
 from feature_repo.sql import Reach, view_sql
@@ -75,6 +75,31 @@ def test_a_value_too_large_to_be_summed_stops_the_run(weather_year: Year, tmp_pa
     stored = [write_table(home, "weather", table.set_column(at, "temp", large))]
     with pytest.raises(SourceError, match=r"'station_\w+'.*event log '\w+'.*100000000000000000"):
         compute_views(home, year.use_case, stored)
+
+
+@pytest.mark.parametrize("distinct", ["", "distinct "])
+def test_sql_that_duckdb_cannot_run_is_named(
+    weather_year: Year, tmp_path: Path, distinct: str
+) -> None:
+    """That of a log, or of the requests, whether or not it maps one table row by row."""
+    case, home = weather_year.use_case, Home(root=tmp_path)
+
+    def harmed(sql: str) -> str:
+        text = re.sub("select ", f"select {distinct}", sql.strip(), count=1)
+        return f"{text} where make_dt_interval(0, 1) is null"
+
+    log = case.features[0].log
+    specs = [replace(s, log=replace(log, sql=harmed(log.sql))) for s in case.features]
+    logs = tuple(h if s.log is log else s for s, h in zip(case.features, specs, strict=True))
+    asked = "select origin, time_hour as prediction_time from weather"
+    for what, declared in (
+        ("requests_sql", replace(case, requests_sql=harmed(asked))),
+        (f"event log {log.name!r}", replace(case, features=logs)),
+    ):
+        with pytest.raises(DeclarationError) as caught:
+            open_session(home, declared, weather_year.tables)
+        for part in ("'weather'", what, "make_dt_interval", "interval '1' minute"):
+            assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(("use_case", "view"), VIEWS, ids=[view.name for _, view in VIEWS])

@@ -15,7 +15,7 @@ from conftest import Year
 
 from feature_repo import offline
 from feature_repo.contract import EventLog
-from feature_repo.errors import SourceError
+from feature_repo.errors import DeclarationError, SourceError
 from feature_repo.events import EventCounts, check_events, check_logs
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
@@ -145,6 +145,30 @@ def test_a_clock_without_a_zone_is_not_taken_for_utc(
     """A raw table whose instants state no zone."""
     said = refused(session, LOGS[name], row(1, 0), zone=None)
     assert "event_timestamp is TIMESTAMP, not an instant in UTC" in said
+
+
+def test_an_instant_in_nanoseconds_states_its_zone(session: duckdb.DuckDBPyConnection) -> None:
+    """The unit is at fault, and said to be."""
+    table = flights(row(1, 0))
+    at = table.schema.get_field_index("scheduled_departure")
+    fine = table["scheduled_departure"].cast(pa.timestamp("ns", tz="UTC"))
+    session.register("flights", table.set_column(at, "scheduled_departure", fine))
+    plain = "select origin, scheduled_departure as event_timestamp, event_timestamp as available_at"
+    copied = replace(LOGS["arrivals"], sql=f"{plain} from flights")
+    for log in (copied, LOGS["pending"]):  # its function of instants knows no nanoseconds
+        with pytest.raises((SourceError, DeclarationError)) as caught:
+            check_events(session, FLIGHTS, log, as_of=TONIGHT)
+        assert "cast('timestamp[us, UTC]')" in str(caught.value)
+        assert "zone is not stated" not in str(caught.value)
+
+
+def test_sql_that_duckdb_cannot_run_is_named(session: duckdb.DuckDBPyConnection) -> None:
+    """Use case, log, what DuckDB says and the way out; not DuckDB's error alone."""
+    text = LOGS["pending"].sql.replace("scheduled_departure", "make_dt_interval(0)", 1)
+    with pytest.raises(DeclarationError) as caught:
+        check(session, replace(LOGS["pending"], sql=text), row(1, 0))
+    for part in ("'flights'", "'pending'", "make_dt_interval", "interval '1' minute"):
+        assert part in str(caught.value)
 
 
 def test_only_what_is_new_is_looked_at_and_what_is_refused_leaves_no_version(
