@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOME_DIR := $(or $(AIRWORTHY_HOME),.airworthy)
 PORT ?= 8080
+USE_CASE ?= flights
 # Where wheels lie in a folder of their own (an offline mirror), uv is told; elsewhere nothing.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
@@ -20,8 +21,8 @@ demo: .venv/.installed  ## raw flights to a certified model that answered over H
 	$(BIN)/pyflyte run workflows/flights.py flights
 	$(BIN)/python -m tasks.summary --check
 
-serve: .venv/.installed  ## keep the flights champion up on $(PORT)
-	$(BIN)/python -m serving.server --use-case flights --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
+serve: .venv/.installed  ## keep the champion of $(USE_CASE) up on $(PORT)
+	$(BIN)/python -m serving.server --use-case $(USE_CASE) --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
 
 test: .venv/.installed redis java .venv/spark/.installed
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder

@@ -8,11 +8,14 @@ import shlex
 import subprocess
 import sys
 import urllib.request
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from message_helpers import first_version, row
 
 from feature_repo.home import open_home
+from feature_repo.inbox import Received
 from feature_repo.registry import get_use_case
 from serving.certificate import read
 from serving.predictions import find
@@ -33,6 +36,26 @@ def test_make_targets_exist(target: str) -> None:
         ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_serve_takes_a_use_case() -> None:
+    """``make serve USE_CASE=weather``, as the text says."""
+    said = subprocess.check_output(
+        ["make", "--dry-run", "serve", "USE_CASE=weather"], cwd=ROOT, text=True
+    )
+    assert "--use-case weather --champion" in said
+    assert "make serve USE_CASE=weather" in TEXT
+
+
+def test_a_message_is_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of Python take a message in, as they stand."""
+    monkeypatch.setenv("AIRWORTHY_HOME", str(first_version(tmp_path).root))
+    (lines,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    now = datetime.now(timezone.utc)
+    hour = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    names: dict[str, object] = {"row": row() | {"time_hour": hour}, "now": now}
+    exec(lines, names)  # noqa: S102 -- our own text
+    assert names["received"] == Received(accepted=1, refused=())
 
 
 def test_every_line_is_known() -> None:
