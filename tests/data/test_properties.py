@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Logs, Oracle
@@ -235,6 +236,7 @@ def check_training_set(story: Story, oracle: Oracle, table: Table) -> None:
             assert same(row[name], value), (row["request_id"], name, row[name], value)
 
 
+@pytest.mark.timeout(3600)
 @PROPERTY
 @given(STORY)
 def test_the_engine_equals_the_oracle(story: Story) -> None:
@@ -251,6 +253,7 @@ def test_the_engine_equals_the_oracle(story: Story) -> None:
         check_training_set(story, oracle, table)
 
 
+@pytest.mark.timeout(3600)
 @PROPERTY
 @given(STORY, st.lists(st.integers(0, 5000), min_size=4, max_size=4))
 def test_any_split_into_days_equals_a_rebuild(story: Story, untils: list[int]) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from pipeline import Place, Twins, check_sound, damaged, flight, kill_group, registered, told
 
 from feature_repo.packed import STATE
@@ -64,6 +65,7 @@ def readable_now(place: Place) -> None:
             ).fetchone() == (1,)
 
 
+@pytest.mark.timeout(1800)
 def test_killed_twice_then_well(twins: Twins) -> None:
     """In the middle of the training, and between the certificate and the registry; in the place
     of a deleted home, whose results the Flyte cache still names."""
@@ -73,6 +75,7 @@ def test_killed_twice_then_well(twins: Twins) -> None:
 
 if os.environ.get("AIRWORTHY_LONG_DRILLS"):
 
+    @pytest.mark.timeout(1800)
     def test_killed_at_every_stage(tmp_path: Path) -> None:
         """The long form: five moments from ingestion to release."""
         drill(Place(tmp_path / "home", tmp_path / "user", cache=True), LONG_FORM)
