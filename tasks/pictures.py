@@ -94,7 +94,7 @@ def _precision_recall(axes: Axes, evaluation: dict[str, Any], unit: str) -> None
     axes.axhline(rate, ls="--", color=GREY, label=f"base rate {rate:.3f}")
     axes.plot([p["recall"] for p in curve], [p["precision"] for p in curve], color=BLUE)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axes.set_title(f"Precision and recall of {unit}")
+    axes.set_title("Precision and recall")
     axes.legend(frameon=False)
 
 
@@ -118,7 +118,8 @@ def _slices(axes: Axes, evaluation: dict[str, Any], unit: str) -> None:
     for height, (_, entry) in enumerate(told):
         axes.plot([entry["low"], entry["high"]], [height, height], color=GREY, lw=2)
         axes.plot(entry[metric], height, "o", color=BLUE)
-    axes.axvline(evaluation["test"][metric], ls="--", color=GREY)
+    axes.axvline(evaluation["test"][metric], ls="--", color=GREY, label="all test rows")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
     axes.set_yticks(range(len(told)), [name for name, _ in told], fontsize=8)
     axes.set_xlabel(f"{metric} (95 % interval)")
     axes.set_title("Slices")
@@ -140,7 +141,10 @@ def draw_contract(
             "raw tables",
             [(t.name, f"{t.rows:,} rows\nquarantined: {lost[t.name]:,}") for t in tables],
         ),
-        ("feature views", [(v.name, f"{len(v.features)} features") for v in views]),
+        (
+            "feature views",
+            [(v.name, f"{len(v.features)} feature{'s' * (len(v.features) > 1)}") for v in views],
+        ),
         ("splits", [(name, f"{s['labelled']:,} labelled rows") for name, s in splits.items()]),
     ]
     height = max(4.6, 0.6 * max(len(boxes) for _, boxes in columns))
