@@ -24,7 +24,7 @@ from pathlib import Path
 
 WORK = Path(__file__).parent / "features_work.py"
 YEARS = {"337k": 1, "1M": 3, "10M": 30}
-ROUNDS = {"337k": 5, "1M": 3, "10M": 1}
+ROUNDS = {"337k": 3, "1M": 3, "10M": 1}
 ASKED = 20_000  # requests that Feast answers: the whole year would take it minutes
 GIB = 4.0
 
@@ -75,10 +75,11 @@ class Size:
             command, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}, cwd=self.folder.parent,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        if done.returncode and work != "pandas":
+        peer = work == "pandas" or (work == "feast" and self.name == "10M")
+        if done.returncode and not peer:
             sys.exit(f"{' '.join(command[1:])} failed:\n{done.stderr}")
         if done.returncode:
-            print(f"pandas did not fit ({done.returncode})", flush=True)
+            print(f"  {NAMES[work]}: did not fit ({done.returncode})", flush=True)
         elif done.stdout.strip():
             cost = json.loads(done.stdout.strip().splitlines()[-1])
             self.runs.setdefault(label or work, []).append(cost)
