@@ -141,10 +141,11 @@ def bare_pipeline(port: int, use_case: UseCase, requests: list[dict[str, Any]]) 
 
 def assert_equal(use_case: UseCase, ours: Any, theirs: Any) -> None:
     """Value by value; Feast's own stores apply no ttl, so it is applied here."""
+    ttl = {view.name: view.ttl.total_seconds() for view in use_case.views}
     for spec in use_case.features:
         values = np.array(theirs[spec.name], dtype=float)
         age = TICK.timestamp() - np.array(theirs[f"{spec.name}__ts"], dtype=float)
-        values[age > spec.log.ttl.total_seconds()] = np.nan
+        values[age > ttl[spec.view]] = np.nan
         np.testing.assert_array_equal(ours.columns[spec.name], values, err_msg=spec.name)
 
 

@@ -24,7 +24,7 @@ def rows_at(views: Sequence[FeatureView], tables: list[Table], asked: pa.Table) 
 
     Returns:
         ``id``, and for each view ``<view>_tick`` (tick of the row that was read, null where there
-        is none or it is older than the log's ttl) and its features (null: missing).
+        is none or it is older than the view's ttl) and its features (null: missing).
     """
     columns = ["asked.id"]
     joins = []
