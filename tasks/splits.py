@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
-
 from feature_repo.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -40,6 +38,8 @@ def check_parts(use_case: UseCase, tables: list[Table], dates: Sequence[datetime
     Raises:
         TrainingError: dates out of order, or a part without a labelled row.
     """
+    import pyarrow.compute as pc
+
     from feature_repo.dialect import to_duckdb
     from feature_repo.duckdb_session import connect
 
@@ -89,6 +89,8 @@ def split_facts(training_set: pa.Table) -> dict[str, dict[str, Any]]:
     """Per split: rows, labelled rows, first and last event time, last instant a label became
     available (ISO UTC; empty where there is none), in order of time. Rows outside every split
     are left out."""
+    import pyarrow.compute as pc
+
     facts = {}
     for name in sorted(pc.unique(training_set["split"]).drop_null().to_pylist()):
         rows = training_set.filter(pc.equal(training_set["split"], name))
