@@ -157,7 +157,7 @@ def _prediction(service: Service, answer: Answer) -> dict[str, Any]:
     return {
         **said,
         "prediction_time": prediction.prediction_time.isoformat(),
-        "tick": prediction.tick.isoformat(),
+        "tick": answer.tick.isoformat(),
         "stale": answer.stale,
         "ages_minutes": prediction.ages_minutes,
         "missing": answer.missing,
@@ -189,7 +189,7 @@ def _v2(service: Service, request_id: str, answers: Sequence[Answer]) -> dict[st
         "outputs": outputs,
         "parameters": {
             "certificate": service.certificate.id,
-            "tick": answers[0].prediction.tick.isoformat(),
+            "tick": answers[0].tick.isoformat(),
             "ages_minutes": orjson.dumps([a.prediction.ages_minutes for a in answers]).decode(),
             "missing": orjson.dumps([a.missing for a in answers]).decode(),
         }

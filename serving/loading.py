@@ -15,9 +15,9 @@ from feature_repo.online_rows import rows_of
 from serving.artifact import ModelInfo, read_model
 from serving.certificate import Cleared, clear
 from serving.online import OnlineStore
-from serving.predictions import PredictionLog
 from serving.predictor import Predictor
 from serving.requests import Instance, columns_of
+from serving.segments import PredictionLog
 from serving.service import Service
 from serving.telemetry import Telemetry, log
 
@@ -57,7 +57,7 @@ def load_service(
         use_case=use_case,
         predictor=predictor,
         store=store,
-        prediction_log=PredictionLog(home, use_case.name),
+        prediction_log=PredictionLog(home, use_case),
         telemetry=telemetry,
         certificate=certificate,
         version=version,

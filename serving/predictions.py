@@ -1,126 +1,121 @@
-"""The durable record of every answer: what an audit begins with.
+"""The record of every answer, read: what an audit begins with.
 
-One sqlite file a use case, ``predictions/<use case>.db``. A row is on disk (WAL, synchronous
-FULL) before the answer that names it leaves the process.
+Answers are in segments, which processes append to, and in sealed Parquet files. Readers need no
+lock: a segment whose sealed file exists is ignored, and one that vanishes was sealed meanwhile.
 """
 
 from __future__ import annotations
 
-import json
-import secrets
-import sqlite3
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import orjson
 
 from feature_repo.errors import StateError
 from feature_repo.home import Home
+from feature_repo.inputs import input_columns
+from serving.answer_table import AGES, LAYOUTS, segment_table
+from serving.answered import Answered, Layout, Role
+from serving.sealing import Sealed, sealed_files
+from serving.segments import damage, folder_of, read_segment, segments
 
-_TABLE = """CREATE TABLE IF NOT EXISTS predictions (
-    id TEXT PRIMARY KEY, use_case TEXT NOT NULL, at TEXT NOT NULL, prediction_time TEXT NOT NULL,
-    tick TEXT NOT NULL, fields TEXT NOT NULL, score REAL NOT NULL, version TEXT NOT NULL,
-    certificate TEXT NOT NULL, subject TEXT NOT NULL, features TEXT NOT NULL,
-    ages_minutes TEXT NOT NULL, source TEXT NOT NULL
-) WITHOUT ROWID"""
-_COLUMNS = (
-    "id", "use_case", "at", "prediction_time", "tick", "fields", "score", "version",
-    "certificate", "subject", "features", "ages_minutes", "source",
-)  # fmt: skip
-_INSTANTS = frozenset({"at", "prediction_time", "tick"})
-_DOCUMENTS = frozenset({"fields", "features", "ages_minutes"})
-_BUSY_SECONDS = 30.0
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from feature_repo.contract import UseCase
+    from serving.answered import Matrix
+
+_LISTINGS = 10  # how often a folder is listed again while segments are sealed under the reader
+_BATCH = 1024
+_STRUCTS = (*LAYOUTS.values(), AGES)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """One answer. Instants are aware; ``score`` is the probability, or the value predicted.
 
-    ``fields`` are the request's, ``features`` the stored features as read at ``tick`` (None:
-    missing), ``ages_minutes`` the age of each view's row at the tick. ``source`` is ``online``
-    or ``batch``.
+    ``fields`` are the request's. ``features`` are the stored features as read at ``tick`` (None:
+    missing) where ``layout`` is ``store``; where it is ``vector`` there is no tick, and they are
+    the numeric inputs that the caller sent. ``ages_minutes``: the age of each view's row at the
+    tick. ``source`` is ``online`` or ``batch``. ``row``: the answer's place in its request.
     """
 
     id: str
     use_case: str
     at: datetime
     prediction_time: datetime
-    tick: datetime
+    tick: datetime | None
     fields: Mapping[str, Any]
     score: float
     version: str
     certificate: str
     subject: str
     features: Mapping[str, float | None]
-    ages_minutes: Mapping[str, float | None]
+    ages_minutes: Mapping[str, float | None] = field(default_factory=dict)
     source: str = "online"
+    stale: bool = False
+    layout: Layout = "store"
+    request_id: str = ""
+    row: int = 0
+    role: Role = "champion"
 
 
-def new_id() -> str:
-    """A fresh prediction id: 32 hex digits, ordered by time (UUID version 7, RFC 9562)."""
-    milliseconds = time.time_ns() // 1_000_000
-    bits = (milliseconds << 80) | secrets.randbits(80)
-    bits = (bits & ~(0xF << 76)) | (0x7 << 76)
-    return f"{(bits & ~(0x3 << 62)) | (0x2 << 62):032x}"
+def as_answered(predictions: Sequence[Prediction], use_case: UseCase) -> Answered:
+    """Predictions of one request (at least one) as the columns that the log takes."""
+    first = predictions[0]
+    names = [spec.name for spec in use_case.features]
+    if first.layout == "vector":
+        names = list(input_columns(use_case).numeric)
+    views = [view.name for view in use_case.views]
+    return Answered(
+        ids=[p.id for p in predictions], at=first.at,
+        prediction_times=[p.prediction_time for p in predictions], tick=first.tick,
+        fields=[p.fields for p in predictions], scores=np.array([p.score for p in predictions]),
+        layout=first.layout, values=_matrix([p.features for p in predictions], names),
+        ages=_matrix([p.ages_minutes for p in predictions], views) if first.ages_minutes else None,
+        version=first.version, certificate=first.certificate, subject=first.subject,
+        source=first.source, stale=[p.stale for p in predictions], request_id=first.request_id,
+        role=first.role,
+    )  # fmt: skip
 
 
-class PredictionLog:
-    """Appends predictions of one use case; several processes may do so at once.
-
-    Raises:
-        StateError: the file cannot be opened or written.
-    """
-
-    def __init__(self, home: Home, use_case: str) -> None:
-        self._path = home.path("predictions", f"{use_case}.db")
-        try:
-            self._connection = sqlite3.connect(
-                self._path, timeout=_BUSY_SECONDS, check_same_thread=False
-            )
-            # The change to WAL does not wait for another process's: sqlite says busy at once.
-            with home.lock("predictions"):
-                self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            with self._connection:
-                self._connection.execute(_TABLE)
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
-
-    def record(self, predictions: Sequence[Prediction]) -> None:
-        """Commit predictions to disk, all or none; they are durable when this returns."""
-        marks = ",".join("?" * len(_COLUMNS))
-        statement = f"INSERT INTO predictions ({','.join(_COLUMNS)}) VALUES ({marks})"
-        try:
-            with self._connection:
-                self._connection.executemany(statement, map(_row, predictions))
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
-
-    def _broken(self, exc: sqlite3.Error) -> StateError:
-        return StateError(
-            f"the prediction log {self._path} cannot be written ({exc}); free disk space or "
-            "repair the file: no answer is given without a record"
-        )
+def _matrix(rows: Sequence[Mapping[str, float | None]], names: Sequence[str]) -> Matrix:
+    """float64 [n, names], NaN for None."""
+    return np.array([[row[name] for name in names] for row in rows], dtype=np.float64)
 
 
 def find(home: Home, prediction_id: str) -> Prediction | None:
-    """The prediction of any use case with this id, or None.
+    """The prediction of any use case with this id, or None; for errors see ``find_all``."""
+    return find_all(home, [prediction_id]).get(prediction_id)
+
+
+def find_all(home: Home, ids: Iterable[str]) -> dict[str, Prediction]:
+    """Predictions of any use case by their ids, as many as are recorded.
 
     Raises:
-        StateError: a log cannot be read, or the record is none; names the field.
+        StateError: a file cannot be read or is damaged, and not all ids are in the other files.
     """
-    for path in sorted((home.root / "predictions").glob("*.db")):
-        row = _find_in(path, prediction_id)
-        if row is not None:
-            return _prediction(row)
-    return None
+    wanted, found = set(ids), dict[str, Prediction]()
+    faults: list[StateError] = []
+    for folder in _folders(home):
+        for read in _settled(lambda: _readers(folder, wanted, faults)):  # noqa: B023 -- at once
+            try:
+                found |= {p.id: p for p in _rows(folder.name, read()) if p.id in wanted}
+            except StateError as exc:
+                faults.append(exc)
+    if faults and wanted - found.keys():
+        raise faults[0]
+    return found
 
 
 def since(
@@ -129,82 +124,186 @@ def since(
     """Answers of a use case given at ``start`` (aware) or later, in order of id, in chunks.
 
     Raises:
-        StateError: the log cannot be read, or a record is none; names its id and the field.
+        StateError: a file cannot be read, is damaged, or holds what is no answer.
     """
-    path = home.root / "predictions" / f"{use_case}.db"
-    if not path.exists():
-        return
-    query = (
-        f"SELECT {','.join(_COLUMNS)} FROM predictions WHERE julianday(at) >= julianday(?) "
-        "ORDER BY id"
-    )
-    try:
-        with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
-            rows = connection.execute(query, (start.isoformat(),))
-            while found := rows.fetchmany(chunk):
-                yield [_prediction(row) for row in found]
-    except sqlite3.Error as exc:
-        raise _unreadable(path, exc) from exc
+    sealed, live = _settled(lambda: _opened(folder_of(home, use_case), start))
+    sources = [(one.first, partial(_rows_of, use_case, one.path, start)) for one in sealed]
+    sources += [(str(table["id"][0]), partial(_rows, use_case, table)) for table in live]
+    rows = _merged(sorted(sources, key=lambda source: source[0]))
+    while found := list(islice(rows, chunk)):
+        yield found
 
 
-def _find_in(path: Path, prediction_id: str) -> tuple[Any, ...] | None:
-    query = f"SELECT {','.join(_COLUMNS)} FROM predictions WHERE id = ?"
-    try:
-        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
+def columns_since(
+    home: Home, use_case: str, start: datetime, names: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Columns (see ``answer_table.table_of``) of the same answers, a file at a time; what else the
+    files hold is not read. For errors see ``since``."""
+    import pyarrow.compute as pc
+
+    sealed, live = _settled(lambda: _opened(folder_of(home, use_case), start))
+    for one in sealed:
+        yield _read(one.path, pc.field("at") >= start, names)
+    for table in live:
+        yield table.select(list(names))
+
+
+def share_recorded(home: Home, prediction_id: str) -> float:
+    """The smallest share of requests that was recorded in any file whose ids span this one."""
+    shares = [1.0]
+    for folder in _folders(home):
+        sealed, live = _settled(lambda: _listed(folder))  # noqa: B023 -- used at once
+        shares += [read_segment(path)[0].share for path in live if path.exists()]
+        shares += [_share(one.path) for one in sealed if one.first <= prediction_id <= one.last]
+    return min(shares)
+
+
+def _folders(home: Home) -> list[Path]:
+    return sorted(path for path in (home.root / "predictions").glob("*") if path.is_dir())
+
+
+def _settled(read: Callable[[], _T]) -> _T:
+    """What ``read`` gives once no segment is sealed under it."""
+    for _ in range(_LISTINGS):
         try:
-            row: tuple[Any, ...] | None = connection.execute(query, (prediction_id,)).fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error as exc:
-        raise _unreadable(path, exc) from exc
-    return row
+            return read()
+        except FileNotFoundError:
+            continue
+    return read()
 
 
-def _unreadable(path: Path, exc: sqlite3.Error) -> StateError:
-    return StateError(f"the prediction log {path} cannot be read ({exc}); restore it")
+def _listed(folder: Path) -> tuple[list[Sealed], list[Path]]:
+    """Sealed files, and segments that are not sealed. The segments are listed first: one that is
+    gone by then has its sealed file already."""
+    live = segments(folder)
+    sealed = sealed_files(folder)
+    done = {one.segment for one in sealed}
+    return sealed, [path for path in live if path.stem not in done]
 
 
-def _row(prediction: Prediction) -> tuple[Any, ...]:
-    values = []
-    for name in _COLUMNS:
-        value = getattr(prediction, name)
-        if name in _INSTANTS:
-            value = value.isoformat()
-        elif name in _DOCUMENTS:
-            value = json.dumps(value, default=str)
-        values.append(value)
-    return tuple(values)
+def _readers(
+    folder: Path, wanted: set[str], faults: list[StateError]
+) -> list[Callable[[], pa.Table]]:
+    """What reads the wanted answers from each file that may hold one; the damage of segments,
+    whose whole frames are read all the same, is added to ``faults``."""
+    import pyarrow.compute as pc
+
+    sealed, live = _listed(folder)
+    names = [prediction_id.encode() for prediction_id in wanted]
+    chosen = pc.field("id").isin(sorted(wanted))
+    found: list[Callable[[], pa.Table]] = []
+    for path in live:
+        header, data, scan = read_segment(path)
+        spans = [(s, e) for s, e in scan.frames if any(data.find(n, s, e) >= 0 for n in names)]
+        if spans:
+            found.append(partial(segment_table, path, data, spans, header))
+        if scan.damaged:
+            faults.append(damage(path, scan))
+    for one in sealed:
+        if any(one.first <= prediction_id <= one.last for prediction_id in wanted):
+            found.append(partial(_read, one.path, chosen))
+    return found
 
 
-def _prediction(row: tuple[Any, ...]) -> Prediction:
-    values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
-    for name, value in values.items():
-        try:
-            values[name] = _parsed(name, value)
-        except (TypeError, ValueError) as exc:
-            raise StateError(
-                f"prediction {row[0]}: {name!r} is recorded as {value!r} ({exc}): it was changed, "
-                "or written by another program; restore the prediction log"
-            ) from exc
-    return Prediction(**values)
+def _opened(folder: Path, start: datetime) -> tuple[list[Sealed], list[pa.Table]]:
+    """Sealed files with answers of ``start`` or later, and such answers of segments, by id."""
+    import pyarrow.compute as pc
+
+    sealed, live = _listed(folder)
+    tables = []
+    for path in live:
+        header, data, scan = read_segment(path)
+        if scan.damaged:
+            raise damage(path, scan)
+        if scan.frames:
+            table = segment_table(path, data, scan.frames, header)
+            tables.append(table.filter(pc.field("at") >= start).sort_by("id"))
+    return [one for one in sealed if one.last_at >= start], [t for t in tables if t.num_rows]
 
 
-def _parsed(name: str, value: Any) -> Any:
-    """A column's value as ``Prediction`` holds it."""
-    if name == "score":
-        if not isinstance(value, float):
-            raise TypeError("it must be a number")
-        return value
-    if not isinstance(value, str):
-        raise TypeError("it must be text")
-    if name in _INSTANTS:
-        instant = datetime.fromisoformat(value)
-        if instant.tzinfo is None:
-            raise ValueError("it must have a time zone")
-        return instant
-    if name in _DOCUMENTS:
-        document = json.loads(value)
-        if not isinstance(document, dict):
-            raise TypeError("it must be a JSON object")
-        return document
-    return value
+def _merged(sources: list[tuple[str, Callable[[], Iterator[Prediction]]]]) -> Iterator[Prediction]:
+    """Rows of sources in order of id; each is opened when its first id is reached."""
+    waiting, heap, serial = deque(sources), list[tuple[str, int, Prediction, Any]](), count()
+    while waiting or heap:
+        while waiting and (not heap or waiting[0][0] <= heap[0][0]):
+            rows = waiting.popleft()[1]()
+            if (row := next(rows, None)) is not None:
+                heapq.heappush(heap, (row.id, next(serial), row, rows))
+        if heap:
+            _, _, row, rows = heap[0]
+            yield row
+            if (following := next(rows, None)) is None:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (following.id, next(serial), following, rows))
+
+
+def _rows_of(use_case: str, path: Path, start: datetime) -> Iterator[Prediction]:
+    """Rows of a sealed file, a group of them at a time."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with readable(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        for batch in file.iter_batches(_BATCH):
+            yield from _rows(use_case, pa.table(batch).filter(pc.field("at") >= start))
+
+
+def _read(path: Path, chosen: Any, names: Sequence[str] | None = None) -> pa.Table:
+    """Chosen rows of a sealed file; groups of rows that cannot hold one are passed over."""
+    import pyarrow.parquet as pq
+
+    columns = None if names is None else list(names)
+    with readable(path):
+        return pq.read_table(
+            path, columns=columns, filters=chosen, partitioning=None,
+            page_checksum_verification=True,
+        )  # fmt: skip
+
+
+def _share(path: Path) -> float:
+    import pyarrow.parquet as pq
+
+    with readable(path):
+        return float(pq.read_schema(path).metadata[b"airworthy.share"])
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Around the reading of a sealed file; raises StateError where it is none."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as exc:  # Arrow's errors are ValueErrors
+        raise StateError(
+            f"the prediction log {path} cannot be read ({exc!r}): it was changed, or written by "
+            "another program; restore it"
+        ) from exc
+
+
+def _rows(use_case: str, table: pa.Table) -> Iterator[Prediction]:
+    """The rows of a table of answers."""
+    names = [column for column in table.column_names if column not in _STRUCTS]
+    plain = [table[name].to_pylist() for name in names]
+    structs = {name: _documents(table, name) for name in _STRUCTS}
+    for position, values in enumerate(zip(*plain, strict=True)):
+        row = dict(zip(names, values, strict=True))
+        row["fields"] = orjson.loads(row["fields"])
+        held = structs[LAYOUTS[row["layout"]]][position]
+        yield Prediction(
+            use_case=use_case, features=held, ages_minutes=structs[AGES][position], **row
+        )
+
+
+def _documents(table: pa.Table, name: str) -> list[dict[str, float | None]]:
+    """A struct's numbers by name, for each row; empty where the row has none."""
+    if name not in table.column_names:
+        return [{}] * table.num_rows
+    column = table[name].combine_chunks()
+    members = [member.name for member in column.type]
+    present = column.is_valid().to_pylist()
+    columns = [member.to_pylist() for member in column.flatten()]
+    rows = zip(*columns, strict=True)
+    return [
+        dict(zip(members, r, strict=True)) if p else {} for r, p in zip(rows, present, strict=True)
+    ]

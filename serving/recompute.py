@@ -47,6 +47,8 @@ def _columns(use_case: UseCase, prediction: Prediction) -> dict[str, Column]:
             fields[field.name] = datetime.fromisoformat(fields[field.name])
     asked = Instance(fields=fields, prediction_time=prediction.prediction_time)
     columns = columns_of(use_case, [asked])
+    if prediction.tick is None:
+        raise ValueError("it has no tick")
     columns["tick"] = np.array([naive(prediction.tick)], dtype="datetime64[s]")
     for spec in use_case.features:
         columns[spec.name] = np.array([prediction.features[spec.name]], dtype=np.float64)

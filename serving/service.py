@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from feature_repo.errors import RequestError, StateError
 from feature_repo.ticks import tick_of
-from serving.predictions import Prediction, PredictionLog, new_id
+from serving.answered import new_id
+from serving.predictions import Prediction, as_answered
+from serving.recorder import Recorder
 from serving.requests import Instance, columns_of, naive
 from serving.telemetry import Telemetry, log
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from serving.certificate import Certificate
     from serving.online import OnlineFeatures, OnlineStore
     from serving.predictor import Predictor
+    from serving.segments import PredictionLog
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,7 @@ class Answer:
     """A recorded prediction, and which views had no living row for it."""
 
     prediction: Prediction
+    tick: datetime
     decision: bool | None
     missing: tuple[str, ...]
     stale: bool
@@ -59,8 +61,7 @@ class Service:
         self._predictor = predictor
         self._store = store
         self._threshold = threshold
-        self._log = prediction_log
-        self._recorder = GroupCommit(prediction_log)
+        self._recorder = Recorder(prediction_log)
 
     @property
     def name(self) -> str:
@@ -84,8 +85,8 @@ class Service:
             StateError: the store or the prediction log does not answer.
         """
         answers = self.predict(instances)
-        await self._recorder.record([answer.prediction for answer in answers])
-        self.telemetry.predicted(len(answers), answers[0].prediction.tick)
+        await self._recorder.record(as_answered([a.prediction for a in answers], self.use_case))
+        self.telemetry.predicted(len(answers), answers[0].tick)
         return answers
 
     def predict(self, instances: Sequence[Instance]) -> list[Answer]:
@@ -117,7 +118,6 @@ class Service:
         """Close the store and the prediction log."""
         self._recorder.close()
         self._store.close()
-        self._log.close()
 
     def _check_ticks(self, instances: Sequence[Instance], store: datetime) -> list[bool]:
         """Whether each instance is asked too long after the store's tick to be served fresh."""
@@ -160,51 +160,13 @@ class Service:
             subject=self.certificate.subject,
             features={name: number(values[i]) for name, values in rows.columns.items()},
             ages_minutes=ages,
+            stale=stale,
         )
         decision = score >= self._threshold if self.use_case.task == "binary" else None
         missing = tuple(view for view, age in ages.items() if age is None)
-        return Answer(prediction=prediction, decision=decision, missing=missing, stale=stale)
-
-
-class GroupCommit:
-    """One commit at a time, in a thread; requests that wait meanwhile share the next one, so a
-    slow disk costs each request at most two commits, however many there are."""
-
-    def __init__(self, prediction_log: PredictionLog) -> None:
-        self._log = prediction_log
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prediction-log")
-        self._waiting: list[tuple[list[Prediction], asyncio.Future[None]]] = []
-        self._flushing: asyncio.Task[None] | None = None
-
-    async def record(self, predictions: list[Prediction]) -> None:
-        """Return when the predictions are on disk; raises StateError when they cannot be."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((predictions, done))
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
-        await done
-
-    def close(self) -> None:
-        """Wait for the last commit."""
-        self._thread.shutdown()
-
-    async def _flush(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            rows: list[Any] = [p for predictions, _ in batch for p in predictions]
-            error: Exception | None = None
-            try:
-                await loop.run_in_executor(self._thread, self._log.record, rows)
-            except Exception as exc:  # whatever it was, each waiting request must hear of it
-                error = exc
-            for _, done in batch:
-                if done.done():
-                    continue  # its client is gone
-                if error is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(error)
+        return Answer(
+            prediction=prediction, tick=rows.tick, decision=decision, missing=missing, stale=stale,
+        )  # fmt: skip
 
 
 def number(value: float) -> float | None:

@@ -63,8 +63,9 @@ class Skew:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkewReport:
-    """Answers compared, those left out (given by a model of another declaration, or as of a tick
-    that the views do not reach), the values of each feature and the ages (minutes) of each view."""
+    """Answers compared, those left out (given by a model of another declaration, as of a tick that
+    the views do not reach, or from a vector of the caller's), the values of each feature and the
+    ages (minutes) of each view."""
 
     use_case: str
     since: datetime
@@ -103,7 +104,7 @@ def measure(
     declared: dict[str, bool] = {}
     answers = left_out = 0
     for chunk in since(home, use_case.name, start):
-        kept = [p for p in chunk if p.tick <= until and _comparable(home, use_case, p, declared)]
+        kept = [p for p in chunk if _comparable(home, use_case, p, declared, until)]
         left_out += len(chunk) - len(kept)
         answers += len(kept)
         if kept:
@@ -119,10 +120,13 @@ def measure(
 
 
 def _comparable(
-    home: Home, use_case: UseCase, prediction: Prediction, declared: dict[str, bool]
-) -> bool:
-    """Whether the model that answered reads the features as they are declared now; where its
-    directory is gone, their names must do."""
+    home: Home, use_case: UseCase, prediction: Prediction, declared: dict[str, bool],
+    until: datetime,
+) -> bool:  # fmt: skip
+    """Whether it was given from stored features of a tick up to ``until``, and by a model that
+    reads them as they are declared now; where its directory is gone, their names must do."""
+    if prediction.tick is None or prediction.tick > until:
+        return False
     subject = prediction.subject
     if subject not in declared:
         folder = home.root / "models" / use_case.name / subject
@@ -139,7 +143,7 @@ def _compare(
 ) -> None:  # fmt: skip
     ids = [p.id for p in predictions]
     offline = rows_at(use_case.views, views, _asked(use_case, predictions))
-    ticks = np.array([p.tick.timestamp() for p in predictions])
+    ticks = np.array([p.tick.timestamp() for p in predictions if p.tick is not None])
     for name, skew in features.items():
         served = _numbers([p.features[name] for p in predictions])
         skew.add(served, _numbers(offline[name].to_pylist()), ids)

@@ -86,6 +86,7 @@ def trace(home: Home, prediction_id: str, faults: list[AirworthyError]) -> list[
         raise StateError(
             f"no prediction {prediction_id!r} in {home.root / 'predictions'}; take the id from "
             "an answer, and set AIRWORTHY_HOME to the home of the server that gave it"
+            + _unsampled(home, prediction_id)
         )
     told = _certified(home, found.subject, found.certificate)
     facts = told["facts"]
@@ -93,7 +94,7 @@ def trace(home: Home, prediction_id: str, faults: list[AirworthyError]) -> list[
     lines = [
         f"prediction   {found.id} ({found.source}): {found.score:.6f}, answered {_iso(found.at)}",
         f"  request    {', '.join(f'{k}={v}' for k, v in found.fields.items())}",
-        f"  as of      {_iso(found.prediction_time)}, features of tick {_iso(found.tick)}",
+        f"  as of      {_iso(found.prediction_time)}, {_read_from(found)}",
         f"model        {facts['use_case']} {facts['version']}, subject {found.subject}",
     ]
     if not directory.is_dir():
@@ -115,6 +116,21 @@ def trace(home: Home, prediction_id: str, faults: list[AirworthyError]) -> list[
         lines.append(f"  renewed    as {issued.id}; the ledger's entry {told['n']} names the first")
     lines += released(home, found.use_case, found.subject, faults)
     return [*lines, *_made_from(home, issued.predicate, faults)]
+
+
+def _unsampled(home: Home, prediction_id: str) -> str:
+    """That an answer may be missing since not all were to be recorded."""
+    share = predictions.share_recorded(home, prediction_id)
+    if share >= 1:
+        return ""
+    return f"; a server recorded {share:.4%} of its requests then, and this one may not be in them"
+
+
+def _read_from(found: Prediction) -> str:
+    """Where the model's inputs came from."""
+    if found.tick is None:
+        return "a vector that the caller sent"
+    return f"features of tick {_iso(found.tick)}"
 
 
 def history(home: Home, model: str, faults: list[AirworthyError]) -> list[str]:

@@ -127,19 +127,23 @@ def keep(home: Home, use_case: UseCase, answers: list[Answer], at: datetime) -> 
     The record comes before the file gets its name: every id in a file can be audited. A rerun
     after a crash in between finds the record, and writes the file only.
     """
-    from serving.predictions import PredictionLog, find
+    from serving.predictions import as_answered, find_all
+    from serving.segments import PredictionLog
 
     digest = _digest(answers)
     batch = [_as_batch(answer, digest, i) for i, answer in enumerate(answers)]
+    chunks = [[a.prediction for a in batch[i : i + CHUNK]] for i in range(0, len(batch), CHUNK)]
     path = home.path("scores", use_case.name, f"{at:%Y%m%dT%H%M%S}-{digest[:12]}.parquet")
     with home.lock(f"scores-{use_case.name}"), _renamed(path) as temporary:
         _write(temporary, use_case, batch)
-        if find(home, batch[0].prediction.id) is None:  # recorded all or none
-            log = PredictionLog(home, use_case.name)
-            try:
-                log.record([answer.prediction for answer in batch])
-            finally:
-                log.close()
+        recorded = find_all(home, [chunk[0].id for chunk in chunks])
+        log = PredictionLog(home, use_case)
+        try:  # a chunk is recorded whole or not at all
+            for chunk in chunks:
+                if chunk[0].id not in recorded:
+                    log.record(as_answered(chunk, use_case))
+        finally:
+            log.close()
     return path
 
 
@@ -153,7 +157,8 @@ def _digest(answers: list[Answer]) -> str:
 
 
 def _as_batch(answer: Answer, digest: str, position: int) -> Answer:
-    row = hashlib.sha256(f"{digest} {position}".encode()).hexdigest()[:32]
+    """The ids of a batch lie together, so that a search for one looks into few files."""
+    row = f"{digest[:20]}{position:012x}"
     return replace(answer, prediction=replace(answer.prediction, id=row, source="batch"))
 
 

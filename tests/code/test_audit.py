@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from judging_helpers import TOY, Judged, fresh_home, judged, state_release, toy_registered
+from log_helpers import record, rewrite
 
 from feature_repo.errors import CertificateError, LedgerError, SkewError, StateError
 from feature_repo.home import Home, open_home
@@ -20,7 +19,7 @@ from feature_repo.registry import USE_CASES
 from feature_repo.tables import read_table, table_place
 from serving import dsse, revocations
 from serving.certificate import read
-from serving.predictions import Prediction, PredictionLog, find
+from serving.predictions import Prediction, find
 from serving.predictor import Predictor
 from serving.releases import write_current
 from serving.service import number
@@ -43,9 +42,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, J
             register_version(home, "toy", Path(run.certified.model_dir), run.trained)
             state_release(home, Path(run.certified.model_dir))
             promote_version(home, "toy", version)
-        log = PredictionLog(home, "toy")
-        log.record([answer(run)])
-        log.close()
+        record(home, TOY, answer(run))
         yield home, run
 
 
@@ -160,18 +157,12 @@ def test_lost_objects_are_told(home: Home, template: tuple[Home, Judged]) -> Non
     assert "5" * 64 in text
 
 
-def alter(home: Home, column: str, value: object) -> None:
-    """Change the recorded answer, as somebody with an editor would."""
-    with closing(sqlite3.connect(home.root / "predictions" / "toy.db")) as log, log:
-        log.execute(f"UPDATE predictions SET {column} = ? WHERE id = 'p1'", (value,))
-
-
 def test_an_altered_score_is_refused_with_both_values(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded = find(home, "p1")
     assert recorded is not None
-    alter(home, "score", recorded.score + 2e-5)
+    rewrite(home, TOY, "p1", score=recorded.score + 2e-5)
     said = re.escape(f"prediction p1: {recorded.score + 2e-5!r} is recorded")
     with pytest.raises(SkewError, match=said) as refused:
         audit(home, "p1")
@@ -197,16 +188,16 @@ def test_probe_and_audit_agree_on_what_is_the_same_score(
 @pytest.mark.parametrize(
     ("column", "value", "error", "said"),
     [
-        ("features", '{"origin_delay_mean": 90.0, "origin_last_at": null}', SkewError, "p1: 0."),
-        ("features", '{"origin_delay_mean": 90.0}', StateError, "'origin_last_at'"),
-        ("fields", '{"origin": "JFK", "carrier": "B6", "distance": "far"}', StateError, "'far'"),
-        ("features", '{"origin_delay_mean"', StateError, "'features'"),
+        ("features", {"origin_delay_mean": 90.0, "origin_last_at": None}, SkewError, "p1: 0."),
+        ("fields", {"origin": "JFK", "carrier": "B6", "distance": "far"}, StateError, "'far'"),
+        ("fields", {"origin": "JFK", "carrier": "B6"}, StateError, "'distance'"),
+        ("tick", None, StateError, "no tick"),
     ],
 )
 def test_altered_inputs_are_refused(
-    home: Home, column: str, value: str, error: type[Exception], said: str
+    home: Home, column: str, value: object, error: type[Exception], said: str
 ) -> None:
-    alter(home, column, value)
+    rewrite(home, TOY, "p1", **{column: value})
     with pytest.raises(error, match="prediction p1") as refused:
         audit(home, "p1")
     assert said in str(refused.value)
@@ -234,9 +225,7 @@ def test_a_revoked_certificate_is_still_an_honest_one(
 def test_an_answer_of_a_model_that_was_never_certified_here_is_told(
     home: Home, template: tuple[Home, Judged]
 ) -> None:
-    log = PredictionLog(home, "toy")
-    log.record([replace(answer(template[1]), id="p2", certificate="cert-0")])
-    log.close()
+    record(home, TOY, replace(answer(template[1]), id="p2", certificate="cert-0"))
     with pytest.raises(LedgerError, match="no entry of certificate cert-0"):
         audit(home, "p2")
 

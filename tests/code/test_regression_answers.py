@@ -19,8 +19,9 @@ from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from serving.fastpath import FastPath
 from serving.online import OnlineStore
-from serving.predictions import PredictionLog, find
+from serving.predictions import find
 from serving.predictor import Predictor
+from serving.segments import PredictionLog
 from serving.service import Service
 from serving.telemetry import Telemetry
 
@@ -57,7 +58,7 @@ def layer_of(home: Home, use_case: UseCase) -> FastPath:
         use_case=use_case,
         predictor=Predictor(WEATHER, folder),
         store=OnlineStore(write_store(home, WEATHER, {}), WEATHER),
-        prediction_log=PredictionLog(home, "weather"),
+        prediction_log=PredictionLog(home, use_case),
         telemetry=Telemetry("weather", "1.0.0", CollectorRegistry()),
         certificate=issued,
         version="1.0.0",

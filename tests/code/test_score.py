@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from log_helpers import rewrite
 from pipeline import Flown, Place
 from serving_helpers import ask
 
@@ -128,10 +127,7 @@ def test_an_altered_prediction_is_not_told_as_verified(batch: Batch) -> None:
     row = batch.answers[1]
 
     def write(value: float) -> None:
-        log = batch.place.root / "predictions" / "weather.db"
-        with closing(sqlite3.connect(log)) as connection, connection:
-            found = (value, row["prediction_id"])
-            connection.execute("UPDATE predictions SET score = ? WHERE id = ?", found)
+        rewrite(batch.place.home, get_use_case("weather"), row["prediction_id"], score=value)
 
     write(row["value"] + 0.01)
     with pytest.raises(SkewError, match=f"prediction {row['prediction_id']}") as refused:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from killing import killed_at
+from log_helpers import every
 from serving_helpers import FLIGHT, TICK, certified_model, flights_store
 
 from feature_repo.errors import SourceError
@@ -82,9 +81,7 @@ def test_decimals_and_instants_are_taken(home: Home, tmp_path: Path) -> None:
 
 def recorded(home: Home) -> int:
     """How many predictions the log holds."""
-    with closing(sqlite3.connect(home.path("predictions", "flights.db"))) as log:
-        found: int = log.execute("SELECT count(*) FROM predictions").fetchone()[0]
-    return found
+    return len(every(home, get_use_case("flights")))
 
 
 def test_repeated_call_records_nothing_twice(home: Home, tmp_path: Path) -> None:

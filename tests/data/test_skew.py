@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from conftest import Year
+from log_helpers import prediction, record
 from prometheus_client import CollectorRegistry
 from serving_helpers import certified_model
 
@@ -21,10 +21,11 @@ from feature_repo import offline
 from feature_repo.engine import compute_views
 from feature_repo.errors import StateError
 from feature_repo.home import Home
+from feature_repo.inputs import input_columns
 from feature_repo.store import materialise
 from feature_repo.tables import Table, named, read_table, write_table
 from serving.loading import load_service
-from serving.predictions import Prediction, PredictionLog, new_id, since
+from serving.predictions import since
 from serving.requests import instance_of
 from serving.skew import SkewReport, measure
 from serving.telemetry import Telemetry
@@ -184,24 +185,10 @@ def test_since_and_declaration_say_which_answers_count(answered: Home, weather_y
     assert measure(answered, replace(use_case, name="none"), [], BEGINNING, END).answers == 0
 
 
-def test_answers_are_read_in_chunks_from_the_instant_on(tmp_path: Path) -> None:
-    home = Home(root=tmp_path)
-    log = PredictionLog(home, "weather")
-    instants = [TICK + timedelta(seconds=n) for n in range(5)]
-    made = [
-        Prediction(
-            id=new_id(), use_case="weather", at=at, prediction_time=at, tick=TICK, fields={},
-            score=0.0, version="1", certificate="c", subject="s", features={}, ages_minutes={},
-        )
-        for at in instants
-    ]  # fmt: skip
-    log.record(made)
-    log.close()
-    chunks = list(since(home, "weather", instants[1], chunk=3))
-    assert [len(chunk) for chunk in chunks] == [3, 1]
-    assert {p.at for chunk in chunks for p in chunk} == set(instants[1:])
-    with sqlite3.connect(home.path("predictions", "weather.db")) as connection:
-        connection.execute("DROP TABLE predictions")
-    connection.close()
-    with pytest.raises(StateError, match=r"weather\.db cannot be read"):
-        list(since(home, "weather", BEGINNING))
+def test_an_answer_to_a_vector_has_no_offline_row(weather_year: Year, tmp_path: Path) -> None:
+    home, use_case = Home(root=tmp_path), weather_year.use_case
+    features: dict[str, float | None] = dict.fromkeys(input_columns(use_case).numeric, 1.0)
+    vector = prediction(use_case, tick=None, layout="vector", features=features, ages_minutes={})
+    record(home, use_case, vector)
+    report = measure(home, use_case, weather_year.views, BEGINNING, END)
+    assert (report.answers, report.left_out) == (0, 1)
