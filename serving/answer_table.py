@@ -47,8 +47,8 @@ def table_of(answers: Sequence[Answered], header: Header) -> pa.Table:
     """Answers as an Arrow table, one row an answer: what a sealed file holds.
 
     ``features`` (null for vectors), ``inputs`` (null for the store's features) and
-    ``ages_minutes`` are structs of doubles by name, null where missing; ``fields`` is JSON;
-    ``row`` the answer's place in its request.
+    ``ages_minutes`` are structs of doubles by name, null where missing; one that no answer has is
+    left out. ``fields`` is JSON; ``row`` the answer's place in its request.
     """
     import pyarrow as pa
 
@@ -93,7 +93,7 @@ def _struct(
     """Arrays float64 [n, names] as one struct; null where there is none, and for NaN."""
     import pyarrow as pa
 
-    if not names:
+    if not names or all(array is None for array in held):
         return None  # Parquet has no struct without members
     empty = [
         np.full((n, len(names)), np.nan) if a is None else a

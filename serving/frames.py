@@ -136,8 +136,11 @@ def decode(payload: bytes, header: Header) -> Answered:
 
 
 def _frame(document: bytes, *raw: bytes) -> bytes:
-    payload = b"".join((_LENGTH.pack(len(document)), document, *raw))
-    return _HEAD.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
+    payload = (_LENGTH.pack(len(document)), document, *raw)
+    crc = 0
+    for part in payload:
+        crc = zlib.crc32(part, crc)
+    return b"".join((_HEAD.pack(MAGIC, sum(map(len, payload)), crc), *payload))
 
 
 def _end(data: bytes, at: int) -> int:

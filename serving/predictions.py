@@ -1,21 +1,16 @@
-"""The record of every answer, read: what an audit begins with.
-
-Answers are in segments, which processes append to, and in sealed Parquet files. Readers need no
-lock: a segment whose sealed file exists is ignored, and one that vanishes was sealed meanwhile.
-"""
+"""The record of every answer, read: what an audit begins with."""
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -23,10 +18,19 @@ import orjson
 from feature_repo.errors import StateError
 from feature_repo.home import Home
 from feature_repo.inputs import input_columns
-from serving.answer_table import AGES, LAYOUTS, segment_table
+from serving.answer_files import (
+    folders,
+    listed,
+    opened,
+    read_sealed,
+    readable,
+    readers,
+    settled,
+    share_of,
+)
+from serving.answer_table import AGES, LAYOUTS
 from serving.answered import Answered, Layout, Role
-from serving.sealing import Sealed, sealed_files
-from serving.segments import damage, folder_of, read_segment, segments
+from serving.segments import folder_of, read_segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,10 +38,8 @@ if TYPE_CHECKING:
     from feature_repo.contract import UseCase
     from serving.answered import Matrix
 
-_LISTINGS = 10  # how often a folder is listed again while segments are sealed under the reader
 _BATCH = 1024
 _STRUCTS = (*LAYOUTS.values(), AGES)
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +109,8 @@ def find_all(home: Home, ids: Iterable[str]) -> dict[str, Prediction]:
     """
     wanted, found = set(ids), dict[str, Prediction]()
     faults: list[StateError] = []
-    for folder in _folders(home):
-        for read in _settled(lambda: _readers(folder, wanted, faults)):  # noqa: B023 -- at once
+    for folder in folders(home):
+        for read in settled(lambda: readers(folder, wanted, faults)):  # noqa: B023 -- at once
             try:
                 found |= {p.id: p for p in _rows(folder.name, read()) if p.id in wanted}
             except StateError as exc:
@@ -126,7 +128,7 @@ def since(
     Raises:
         StateError: a file cannot be read, is damaged, or holds what is no answer.
     """
-    sealed, live = _settled(lambda: _opened(folder_of(home, use_case), start))
+    sealed, live = settled(lambda: opened(folder_of(home, use_case), start))
     sources = [(one.first, partial(_rows_of, use_case, one.path, start)) for one in sealed]
     sources += [(str(table["id"][0]), partial(_rows, use_case, table)) for table in live]
     rows = _merged(sorted(sources, key=lambda source: source[0]))
@@ -141,9 +143,9 @@ def columns_since(
     files hold is not read. For errors see ``since``."""
     import pyarrow.compute as pc
 
-    sealed, live = _settled(lambda: _opened(folder_of(home, use_case), start))
+    sealed, live = settled(lambda: opened(folder_of(home, use_case), start))
     for one in sealed:
-        yield _read(one.path, pc.field("at") >= start, names)
+        yield read_sealed(one.path, pc.field("at") >= start, names)
     for table in live:
         yield table.select(list(names))
 
@@ -151,74 +153,11 @@ def columns_since(
 def share_recorded(home: Home, prediction_id: str) -> float:
     """The smallest share of requests that was recorded in any file whose ids span this one."""
     shares = [1.0]
-    for folder in _folders(home):
-        sealed, live = _settled(lambda: _listed(folder))  # noqa: B023 -- used at once
+    for folder in folders(home):
+        sealed, live = settled(lambda: listed(folder))  # noqa: B023 -- used at once
         shares += [read_segment(path)[0].share for path in live if path.exists()]
-        shares += [_share(one.path) for one in sealed if one.first <= prediction_id <= one.last]
+        shares += [share_of(one.path) for one in sealed if one.first <= prediction_id <= one.last]
     return min(shares)
-
-
-def _folders(home: Home) -> list[Path]:
-    return sorted(path for path in (home.root / "predictions").glob("*") if path.is_dir())
-
-
-def _settled(read: Callable[[], _T]) -> _T:
-    """What ``read`` gives once no segment is sealed under it."""
-    for _ in range(_LISTINGS):
-        try:
-            return read()
-        except FileNotFoundError:
-            continue
-    return read()
-
-
-def _listed(folder: Path) -> tuple[list[Sealed], list[Path]]:
-    """Sealed files, and segments that are not sealed. The segments are listed first: one that is
-    gone by then has its sealed file already."""
-    live = segments(folder)
-    sealed = sealed_files(folder)
-    done = {one.segment for one in sealed}
-    return sealed, [path for path in live if path.stem not in done]
-
-
-def _readers(
-    folder: Path, wanted: set[str], faults: list[StateError]
-) -> list[Callable[[], pa.Table]]:
-    """What reads the wanted answers from each file that may hold one; the damage of segments,
-    whose whole frames are read all the same, is added to ``faults``."""
-    import pyarrow.compute as pc
-
-    sealed, live = _listed(folder)
-    names = [prediction_id.encode() for prediction_id in wanted]
-    chosen = pc.field("id").isin(sorted(wanted))
-    found: list[Callable[[], pa.Table]] = []
-    for path in live:
-        header, data, scan = read_segment(path)
-        spans = [(s, e) for s, e in scan.frames if any(data.find(n, s, e) >= 0 for n in names)]
-        if spans:
-            found.append(partial(segment_table, path, data, spans, header))
-        if scan.damaged:
-            faults.append(damage(path, scan))
-    for one in sealed:
-        if any(one.first <= prediction_id <= one.last for prediction_id in wanted):
-            found.append(partial(_read, one.path, chosen))
-    return found
-
-
-def _opened(folder: Path, start: datetime) -> tuple[list[Sealed], list[pa.Table]]:
-    """Sealed files with answers of ``start`` or later, and such answers of segments, by id."""
-    import pyarrow.compute as pc
-
-    sealed, live = _listed(folder)
-    tables = []
-    for path in live:
-        header, data, scan = read_segment(path)
-        if scan.damaged:
-            raise damage(path, scan)
-        if scan.frames:
-            table = segment_table(path, data, scan.frames, header)
-            tables.append(table.filter(pc.field("at") >= start).sort_by("id"))
-    return [one for one in sealed if one.last_at >= start], [t for t in tables if t.num_rows]
 
 
 def _merged(sources: list[tuple[str, Callable[[], Iterator[Prediction]]]]) -> Iterator[Prediction]:
@@ -248,37 +187,6 @@ def _rows_of(use_case: str, path: Path, start: datetime) -> Iterator[Prediction]
         file = pq.ParquetFile(path, page_checksum_verification=True)
         for batch in file.iter_batches(_BATCH):
             yield from _rows(use_case, pa.table(batch).filter(pc.field("at") >= start))
-
-
-def _read(path: Path, chosen: Any, names: Sequence[str] | None = None) -> pa.Table:
-    """Chosen rows of a sealed file; groups of rows that cannot hold one are passed over."""
-    import pyarrow.parquet as pq
-
-    columns = None if names is None else list(names)
-    with readable(path):
-        return pq.read_table(
-            path, columns=columns, filters=chosen, partitioning=None,
-            page_checksum_verification=True,
-        )  # fmt: skip
-
-
-def _share(path: Path) -> float:
-    import pyarrow.parquet as pq
-
-    with readable(path):
-        return float(pq.read_schema(path).metadata[b"airworthy.share"])
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Around the reading of a sealed file; raises StateError where it is none."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as exc:  # Arrow's errors are ValueErrors
-        raise StateError(
-            f"the prediction log {path} cannot be read ({exc!r}): it was changed, or written by "
-            "another program; restore it"
-        ) from exc
 
 
 def _rows(use_case: str, table: pa.Table) -> Iterator[Prediction]:

@@ -63,6 +63,7 @@ class PredictionLog:
             views=[view.name for view in use_case.views],
             share=share,
         )
+        self._due = time.monotonic() + rotate_seconds
         self._sealer: subprocess.Popen[bytes] | None = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -105,20 +106,18 @@ class PredictionLog:
             self._rotate(self._segment)
 
     def tend(self) -> float:
-        """End a segment that is old enough, and have those that are done sealed by a process of
-        their own, so that no request waits for it. Returns the seconds until the next time."""
-        segment = self._segment
-        if segment is None:
-            return self._limits[1]
-        left = segment.opened + self._limits[1] - time.monotonic()
+        """Now and then end the segment, and have those that are done, a killed process's too,
+        sealed by a process of their own, so that no request waits for it. Returns the seconds
+        until the next time."""
+        left = self._due - time.monotonic()
         if left > 0:
             return left
-        if segment.size > segment.start:
+        self._due = time.monotonic() + self._limits[1]
+        segment = self._segment
+        if segment is not None and segment.size > segment.start:
             self._rotate(segment)
-        else:
-            segment.opened = time.monotonic()
-            if segments(self._folder) != [segment.path]:
-                self._seal()
+        elif any(segment is None or path != segment.path for path in segments(self._folder)):
+            self._seal()
         return self._limits[1]
 
     def close(self) -> None:
@@ -164,7 +163,6 @@ class _Segment:
         temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
         self.descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self.size = self.start = 0
-        self.opened = time.monotonic()
         try:
             # Locked before it has its name: whoever finds it free knows that its writer is gone.
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)

@@ -134,16 +134,17 @@ def test_old_answers_may_go(tmp_path: Path) -> None:
 
 
 def test_a_sealed_file_is_typed_and_speaks_sql(tmp_path: Path) -> None:
-    """Features by name, null where missing; fields as JSON."""
+    """Features by name, null where missing; fields as JSON; no column that would be empty."""
     import duckdb
 
     home, made = Home(root=tmp_path), prediction()
     record(home, WEATHER, made)
     (sealed,) = seal_ended(home, "weather")
     present, missing = WEATHER.features[1].name, WEATHER.features[-1].name
-    names = f"features.{present}, features.{missing}, fields->>'carrier', inputs"
+    names = f"features.{present}, features.{missing}, fields->>'carrier'"
     told = duckdb.connect().execute(f"SELECT {names} FROM '{sealed}'").fetchall()
-    assert told == [(made.features[present], None, "UA", None)]
+    assert "inputs" not in pq.read_schema(sealed).names
+    assert told == [(made.features[present], None, "UA")]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,7 @@ def test_a_file_that_is_none_of_ours_is_named(tmp_path: Path) -> None:
     (folder / f"{new_id()}.log").write_bytes(b"no log at all" * 100)
     with pytest.raises(StateError, match="does not begin as one"):
         find(home, "x")
+    assert find(home, made.id) == made, "the other files are read all the same"
     with pytest.raises(StateError, match="does not begin as one"):
         seal_ended(home, "weather")
     (folder / "mine.parquet").write_bytes(b"")
