@@ -78,6 +78,7 @@ def broken_checks(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
     try:
         _without_key(schema).validate(frame, lazy=True)
     except SchemaErrors as exc:
+        _refuse_rowless(exc.failure_cases, table)
         cases = _row_cases(exc.failure_cases.dropna(subset=["index"]), frame, schema)
         return quarantine_frame(
             table=table, row=cases["index"].astype("int64") + 1, column=cases["column"],
@@ -90,6 +91,25 @@ def broken_checks(frame: pd.DataFrame, schema: Any, table: str) -> pd.DataFrame:
             ],
         )  # fmt: skip
     return quarantine_frame()
+
+
+def _refuse_rowless(cases: pd.DataFrame, table: str) -> None:
+    """Stop where a rule could not be asked, or answered once for all rows: it would seem that none
+    breaks it. Rows with a value of another type may be why, and go first.
+
+    Raises:
+        SourceError: names table, column, rule and what it said.
+    """
+    untyped = cases["check"].astype(str).str.contains("dtype(", regex=False)
+    rowless = cases["index"].isna()
+    if (untyped & ~rowless).any():
+        return
+    for case in cases[rowless & ~untyped].to_dict("records"):
+        raise SourceError(
+            f"table {table!r}, {case['column']}: the rule {case['check']} names no row "
+            f"({case['failure_case']}), so it cannot be said which ones break it; mend the rule: "
+            "it answers true or false for each row"
+        )
 
 
 def _row_cases(cases: pd.DataFrame, frame: pd.DataFrame, schema: Any) -> pd.DataFrame:

@@ -6,12 +6,16 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+import pandera.pandas as pa
 import polars as pl
 import pytest
+from pandera.typing import Series
 
 from feature_repo.errors import SourceError
 from feature_repo.flights.source import normalise, read
 from feature_repo.ingest import read_file, source_files
+from feature_repo.quarantine import split_quarantine
 
 TABLES = ("flights", "weather", "airports")
 Change = Callable[[pl.DataFrame], pl.DataFrame]
@@ -240,6 +244,32 @@ def test_too_many_bad_rows(folder: Path) -> None:
     change(folder, "flights", set_cells("distance", "-5", range(150)))
     refused(folder, "flights.csv", "150 of 2,000 rows", "7.5%", "5.0%", "'distance'",
             "in_range(1, 12000)", "row 1 (distance = -5", "row 3", "quarantine_limit")  # fmt: skip
+
+
+class Idle(pa.DataFrameModel):
+    """Rules that name no row: one reads a column that is not there, one answers for all at once."""
+
+    x: Series[float]
+
+
+class Raises(Idle):
+    @pa.dataframe_check(name="rule")
+    def _rule(cls, rows: pd.DataFrame) -> pd.Series:  # noqa: N805 - pandera's class method
+        return rows["y"] > 0
+
+
+class Whole(Idle):
+    @pa.check("x", name="rule")
+    def _rule(cls, xs: pd.Series) -> bool:  # noqa: N805 - pandera's class method
+        return bool(xs.is_monotonic_increasing)
+
+
+@pytest.mark.parametrize("model", [Raises, Whole])
+def test_a_rule_that_names_no_row_lets_none_pass(model: type[pa.DataFrameModel]) -> None:
+    """It is the contract that is at fault, and it says so."""
+    raw = pl.DataFrame({"x": ["3", "1"]})
+    with pytest.raises(SourceError, match=r"table 't', .*: the rule rule names no row .*; mend"):
+        split_quarantine(raw, model, 1.0, "t.csv", "t")
 
 
 def test_too_many_duplicates(folder: Path) -> None:
