@@ -74,6 +74,11 @@ def _check_ticks(where: str, use_case: UseCase) -> None:
             f"{where}: lag {use_case.lag} is negative: a request would read what is known only "
             "after it; set it to zero or more"
         )
+    if use_case.lag % second:
+        raise DeclarationError(
+            f"{where}: lag {use_case.lag} is not a whole number of seconds, which is what SQL "
+            "counts: training and serving would read different ticks; round it"
+        )
 
 
 def _check_names(where: str, use_case: UseCase) -> None:

@@ -160,6 +160,10 @@ KEYS = ("origin", "dest", "carrier", "flight")
             for aggregation in ("count", "last")
         ),
         (lambda: replace(FLIGHTS, lag=timedelta(minutes=-5)), ("'flights'", "lag", "negative")),
+        (
+            lambda: replace(FLIGHTS, lag=timedelta(seconds=1.5)),
+            ("'flights'", "lag", "whole number of seconds", "round it"),
+        ),
         (lambda: replace(FLIGHTS, tick=timedelta(0)), ("'flights'", "tick", "above zero")),
         (lambda: get_use_case("trains"), ("'trains'", "flights, weather", "registry.py")),
     ],
