@@ -11,7 +11,7 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from functools import _lru_cache_wrapper
@@ -86,12 +86,33 @@ def _function(function: FunctionType, name: str, way: tuple[FunctionType, ...]) 
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     known |= {n: cell.cell_contents for n, cell in cells}
     known["defaults"] = (function.__defaults__, function.__kwdefaults__)
+    modules = {n: v.__name__ for n, v in known.items() if inspect.ismodule(v)}
+    _refuse_modules(function, name, {*modules.values(), *_imported(defined)})
     reads = (
         f"{n}={_text(known[n], f'{n!r} of {function.__qualname__}', way)}"
-        for n in sorted(known)
-        if not inspect.ismodule(known[n])
+        for n in sorted(known.keys() - modules.keys())
     )
     return f"{ast.unparse(defined)}({','.join(reads)})"
+
+
+def _imported(defined: ast.AST) -> Iterator[str]:
+    """Modules that a function's code imports when it runs."""
+    for node in ast.walk(defined):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+def _refuse_modules(function: FunctionType, name: str, modules: set[str]) -> None:
+    """Functions that are reached through a module are not seen, so their code would not count."""
+    for module in sorted(modules):
+        if module.partition(".")[0] not in _NAMED:
+            raise DeclarationError(
+                f"{name}: {function.__qualname__} reads the module {module!r}, of which models "
+                f"could not tell what it does; import what it needs beside the function, 'from "
+                f"{module} import ...'"
+            )
 
 
 def _definition(function: FunctionType, name: str) -> ast.FunctionDef | ast.Lambda:

@@ -354,6 +354,24 @@ def test_a_value_without_a_stable_text_is_refused(tmp_path: Path, value: str) ->
     refused(lambda: declared(tmp_path, text), "'VALUE' of doubled", "plain function (def)")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from feature_repo import ticks\ndef doubled(columns):\n    return ticks.aware(columns)\n",
+        "def doubled(columns):\n    from feature_repo import ticks\n    return ticks.EPOCH\n",
+        "def doubled(columns):\n    import feature_repo.ticks as t\n    return t.aware(columns)\n",
+    ],
+)
+def test_what_a_function_reaches_through_a_module_is_refused(tmp_path: Path, text: str) -> None:
+    """Its code is not seen, so models could not tell that it changed; numpy and the standard
+    library are what their names say."""
+    refused(lambda: declared(tmp_path, text), "doubled reads the module 'feature_repo", "import")
+    plain = (
+        "import math\ndef doubled(columns):\n    import numpy as np\n    return np.abs(math.pi)\n"
+    )
+    assert declared(tmp_path, plain) != FLIGHTS.declaration
+
+
 def test_functions_of_numpy_and_tables_of_constants_are_told(tmp_path: Path) -> None:
     """By name and by content."""
     text = (
