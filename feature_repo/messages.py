@@ -198,7 +198,7 @@ def _events(
 
     known = [{name: row[name] for name in schema.names} for row in rows]
     told = pa.Table.from_pylist(known, schema=schema)
-    told = told.append_column("message", pa.array(range(len(rows))))
+    told = told.append_column("_message", pa.array(range(len(rows))))
     logs = {view.log.name: view.log for view in use_case.views}
     with connect([]) as session:
         session.register(table, told)
@@ -208,8 +208,8 @@ def _events(
             tests = [*event_rules(log, clock), *_values(use_case, log), *sum_rules(use_case, log)]
             cases = " ".join(f"when {test} then {i}" for i, (test, _) in enumerate(tests))
             found = session.execute(
-                f"select message, case {cases} end as broken from "
-                f"({with_column(log.sql, 'message')}) where broken is not null"
+                f"select _message, case {cases} end as _broken from "
+                f"({with_column(log.sql, '_message')}) where _broken is not null"
             ).fetchall()
             for place, broken in found:
                 yield place, f"event log {log.name!r}: its events {tests[broken][1]}"

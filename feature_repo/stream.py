@@ -204,11 +204,11 @@ def _repeated(table: Table, messages: list[Counting]) -> list[int]:
 
     schema = stored_schema(table)
     told = _typed([message.row for message in messages], schema)
-    told = told.append_column("number", pa.array([message.number for message in messages]))
+    told = told.append_column("_number", pa.array([message.number for message in messages]))
     alike = " and ".join(f"held.{name} is not distinct from told.{name}" for name in schema.names)
     with connect([replace(table, name="held")]) as session:
         session.register("told", told)
-        found = session.execute(f"select number from told semi join held on {alike}").fetchall()
+        found = session.execute(f"select _number from told semi join held on {alike}").fetchall()
     return [number for (number,) in found]
 
 
