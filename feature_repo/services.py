@@ -55,7 +55,9 @@ def older_services(home: Home, use_case: UseCase) -> list[UseCase]:
     Raises:
         StateError: a document is damaged.
     """
-    paths = sorted((home.root / "offline").glob(f"{use_case.name}_*/service.json"))
+    # Just a declaration's digits: the services of "rain_daily" are none of "rain".
+    digits = "[0-9a-f]" * 12
+    paths = sorted((home.root / "offline").glob(f"{use_case.name}_{digits}/service.json"))
     return [_read(path) for path in paths if path.parent.name != use_case.service]
 
 

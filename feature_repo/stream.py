@@ -186,9 +186,7 @@ def forget_messages(home: Home, use_case: UseCase, now: datetime, folded: int) -
     goes after the same time, and so does one that every service has set aside: ``retry`` takes in
     none that is older.
     """
-    services = {use_case.service} | {
-        older.service for older in older_services(home, use_case) if older.name == use_case.name
-    }
+    services = {use_case.service} | {older.service for older in older_services(home, use_case)}
     made = [v for v in offline.versions(home, use_case) if v.from_source]
     with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
         gone, counting = inbox.settled(now - use_case.retention, folded)

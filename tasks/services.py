@@ -8,6 +8,7 @@ every run of the current one, from their recorded declarations.
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections import defaultdict
 from datetime import timedelta
 
@@ -125,5 +126,7 @@ def remove(home: Home, use_case: UseCase, service: str) -> str:
     rows.drop()
     rows.close()
     forget(home, known[service])
-    shutil.rmtree(home.root / "offline" / service)  # last: a killed removal can be repeated
+    # Last, and out of sight at once: a killed removal can be repeated, or a clean-up ends it.
+    place = home.root / "offline" / service
+    shutil.rmtree(place.rename(place.with_name(f".{service}.{uuid.uuid4().hex}.tmp")))
     return f"{service} removed; the next clean-up frees its tables"

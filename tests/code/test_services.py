@@ -20,6 +20,7 @@ from serving import ledger
 from serving.artifact import LINEAGE
 from serving.releases import read_current
 from tasks.feature_versions import forget_versions, list_versions, rebuild_as_certified
+from tasks.housekeeping import unneeded
 from tasks.ledger import own_trust
 from tasks.promotion import promote_version
 from tasks.services import living_services, needed_by, remove, retire
@@ -105,6 +106,37 @@ def test_what_no_model_needs_goes(
         remove(home, case, newer.service)
     with pytest.raises(StateError, match="is what the program declares"):
         remove(home, case, case.service)
+
+
+def test_a_use_case_whose_name_begins_alike_is_another_one(home: Home) -> None:
+    """Its services are neither listed nor removed: this one's models do not tell who needs them."""
+    case = get_use_case("weather")
+    daily = replace(case, name="weather_daily")
+    offline.update(home, daily, offline.newest(home, case).built.tables)
+    assert older_services(home, case) == []
+    with pytest.raises(StateError, match="there is no older feature service"):
+        remove(home, case, daily.service)
+    assert offline.head(home, daily)
+
+
+def test_a_removal_that_was_killed_can_be_repeated(
+    home: Home, newer: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or is done: its versions never stay behind without the record that names them."""
+    case = get_use_case("weather")
+    offline.update(home, newer, offline.newest(home, case).built.tables)
+
+    def killed(path: Path) -> None:
+        (path / "service.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove(home, case, newer.service)
+    assert older_services(home, case) == []
+    assert not (home.root / "offline" / newer.service).exists()
+    (left,) = (home.root / "offline").glob(".*")
+    assert left in unneeded(home, set())
 
 
 def test_only_released_models_retire(home: Home) -> None:
