@@ -83,8 +83,11 @@ def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
     """
     with home.lock(f"stream-{use_case.name}"), closing(Inbox(home, use_case)) as inbox:
         before = offline.newest(home, use_case).offset
-        version, refused = _taken(home, use_case, inbox, until)
-        online = _fill(home, use_case, version, until)
+        with closing(rows_of(home, use_case)) as store:
+            (held,) = store.get([STATE])
+        wanted = max(until, unpack_state(held).tick) if held else until
+        version, refused = _taken(home, use_case, inbox, wanted)
+        online = _fill(home, use_case, version, wanted)
     return Advanced(
         version=version, online=online, messages=version.offset - before, refused=tuple(refused)
     )
@@ -93,11 +96,8 @@ def advance(home: Home, use_case: UseCase, until: datetime) -> Advanced:
 def _fill(
     home: Home, use_case: UseCase, version: offline.Version, until: datetime
 ) -> Materialisation:
-    with closing(rows_of(home, use_case)) as store:
-        (held,) = store.get([STATE])
-    wanted = max(until, unpack_state(held).tick) if held else until
-    if wanted < version.until:
-        return materialise(home, use_case, version.built.views, wanted)
+    if until < version.until:
+        return materialise(home, use_case, version.built.views, until)
     states = [
         replace(named(version.built.states, f"state_{view.name}"), name=view.name)
         for view in use_case.views

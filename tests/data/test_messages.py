@@ -170,6 +170,20 @@ def test_a_step_of_the_past_fills_the_store_as_of_then(home: Home) -> None:
     assert advance(home, WEATHER, until - 2 * HOUR).online.tick == until.isoformat()
 
 
+def test_a_version_that_begins_anew_takes_no_store_back(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another engine's first version may end before the store's tick; the next step leads it there,
+    though it is asked for an earlier one."""
+    receive(home, WEATHER, [message(hours) for hours in range(6)], START + 6 * HOUR)
+    advance(home, WEATHER, START + 6 * HOUR)
+    monkeypatch.setattr(offline, "engine_code", lambda: "another")
+    offline.update(home, WEATHER, offline.versions(home, WEATHER)[0].built.tables, until=START)
+    made = advance(home, WEATHER, START + 3 * HOUR)
+    assert made.online.tick == (START + 6 * HOUR).isoformat()
+    assert "0 mismatches" in check_parity(home, WEATHER, made.version.built.views).describe()
+
+
 def test_no_version_and_another_inbox_are_refused(home: Home, tmp_path: Path) -> None:
     """A stream needs raw tables to go on from, and the inbox that they were made with."""
     with pytest.raises(StateError, match="run the use case's workflow"):
