@@ -34,10 +34,10 @@ class Arm:
 class Metric:
     """What is compared: the sum of ``numerator`` over the sum of ``denominator``.
 
-    Without a denominator it is a mean: over units, of each unit's mean outcome. With one it is a
+    Without a denominator it is a mean over units, of each unit's sum of outcomes. With one it is a
     ratio of sums over units, such as errors over requests, whose variance is the delta method's.
-    ``covariate`` (for a ratio with ``covariate_denominator``) is known before the exposure and
-    takes out variance (CUPED); a column that the treatment can change would bias the effect.
+    ``covariate`` (over ``covariate_denominator``; the mean of a unit's rows) is known before the
+    exposure and takes out variance (CUPED); one that the treatment can change biases the effect.
     ``mde``: the least difference that matters, in the metric's own unit.
     """
 
@@ -124,9 +124,14 @@ class Experiment:
         return timedelta(hours=self.window_hours)
 
     @property
+    def each(self) -> float:
+        """Level of one treatment against the control: all of them share alpha evenly."""
+        return self.alpha / (len(self.arms) - 1)
+
+    @property
     def look_times(self) -> tuple[datetime, ...]:
         """The planned looks: equal parts of the duration, each a window later."""
-        part = (self.end - self.start) / self.looks
+        part = (self.end - self.start) / max(self.looks, 1)
         return tuple(self.start + k * part + self.window for k in range(1, self.looks + 1))
 
     def arm(self, name: str) -> Arm:
@@ -219,7 +224,7 @@ def _rules(e: Experiment) -> Iterable[tuple[str, bool, str]]:
     yield "planned_units", e.planned_units >= 2, "must be at least 2: the workflow plan says it"
     yield "window_hours", 0 <= e.window_hours < math.inf, "must be at least 0 and finite"
     yield "alpha", 0 < e.alpha < 0.5, "must be above 0 and below 0.5"
-    yield "looks", 1 <= e.looks <= 100, "must be between 1 and 100"
+    yield "looks", 0 <= e.looks <= 100, "must be between 0 (any-time) and 100"
 
 
 def _rules_of_arms(arms: tuple[Arm, ...]) -> Iterable[tuple[str, bool, str]]:

@@ -207,8 +207,9 @@ class Moments:
         return self.squares / (self.count - 1) if self.count > 1 else math.nan
 
 
-def asymptotic_factor(count: float, tuned_for: float, alpha: float) -> float:
-    """Standard errors on each side of a mean of ``count`` observations.
+def asymptotic_factor(count: npt.ArrayLike, tuned_for: float, alpha: float) -> Floats:
+    """Standard errors on each side of a mean of ``count`` observations: a number or float64 [...],
+    as ``count`` is.
 
     Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and
     asymptotic confidence sequences", 2021 (arXiv 2103.06476), theorem 2.2: Robbins' normal
@@ -216,21 +217,23 @@ def asymptotic_factor(count: float, tuned_for: float, alpha: float) -> float:
     fixed before the data are seen.
     """
     rho2 = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / tuned_for
-    grown = count * rho2 + 1
-    return math.sqrt(2 * grown / (count * rho2) * math.log(math.sqrt(grown) / alpha))
+    scaled = np.asarray(count, np.float64) * rho2
+    factor: Floats = np.sqrt(2 * (scaled + 1) / scaled * np.log(np.sqrt(scaled + 1) / alpha))
+    return factor
 
 
 def asymptotic_interval(
     seen: Moments, alpha: float, tuned_for: float, burn_in: int = BURN_IN
 ) -> Interval:
-    """The mean of observations without bounds; before the burn-in nothing is known.
+    """The mean of observations without bounds; before the burn-in, and while they have not varied,
+    nothing is known.
 
     Valid in the limit only: skewed observations need a longer burn-in.
     """
-    if seen.count < max(burn_in, 2):
+    if seen.count < max(burn_in, 2) or not seen.squares:
         return NOTHING_KNOWN
     error = math.sqrt(seen.variance / seen.count)
-    radius = error * asymptotic_factor(seen.count, tuned_for, alpha)
+    radius = error * float(asymptotic_factor(seen.count, tuned_for, alpha))
     return Interval(low=seen.mean - radius, high=seen.mean + radius)
 
 
@@ -243,6 +246,9 @@ def asymptotic_difference(
     if min(champion.count, canary.count) < max(burn_in, 2):
         return NOTHING_KNOWN
     error = math.sqrt(champion.variance / champion.count + canary.variance / canary.count)
-    radius = error * asymptotic_factor(champion.count + canary.count, tuned_for, alpha)
+    if not error:
+        return NOTHING_KNOWN
+    both = champion.count + canary.count
+    radius = error * float(asymptotic_factor(both, tuned_for, alpha))
     middle = canary.mean - champion.mean
     return Interval(low=middle - radius, high=middle + radius)

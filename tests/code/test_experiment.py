@@ -41,7 +41,7 @@ def arms(*weights: float) -> list[dict[str, Any]]:
         ({"end": "2026-11-01T00:00:00+00:00"}, "end must be after start"),
         ({"planned_units": 0}, "planned_units must be at least 2"),
         ({"alpha": 0.5}, "alpha must be above 0"),
-        ({"looks": 0}, "looks must be between 1 and 100"),
+        ({"looks": -1}, "looks must be between 0 (any-time) and 100"),
         ({"metrics": []}, "metrics.primary must be true of one metric, not of 0"),
         ({"looks": "3"}, "looks is '3', not of type int"),
         ({"look": 3}, "unexpected keyword argument 'look'"),

@@ -143,8 +143,8 @@ def test_an_asymptotic_sequence_is_missed_rarely_after_its_burn_in(name: str) ->
     true = math.exp(0.125) if name == "latency" else 0.0
     missed, apart = np.zeros(RUNS, bool), np.zeros(RUNS, bool)
     counts = np.arange(1, LOOKS + 1)
-    factor = np.array([sequential.asymptotic_factor(n, 1000, ALPHA) for n in counts.tolist()])
-    both = np.array([sequential.asymptotic_factor(2 * n, 2000, ALPHA) for n in counts.tolist()])
+    factor = sequential.asymptotic_factor(counts, 1000, ALPHA)
+    both = sequential.asymptotic_factor(2 * counts, 2000, ALPHA)
     late = counts >= sequential.BURN_IN
     for part in np.array_split(np.arange(RUNS), 20):
         drawn = rng.normal(0, 1, (2, len(part), LOOKS))
@@ -218,3 +218,10 @@ def test_what_cannot_be_is_refused() -> None:
         BoundedMean(histogram=(0.0,))
     with pytest.raises(DeclarationError, match="not a finite number"):
         Moments().update(np.array([math.inf]))
+
+
+def test_observations_that_have_not_varied_prove_nothing() -> None:
+    """No error among the first thousand is no error rate of exactly 0."""
+    none = Moments().update(np.zeros(1000))
+    assert sequential.asymptotic_interval(none, ALPHA, 1000) == sequential.NOTHING_KNOWN
+    assert sequential.asymptotic_difference(none, none, ALPHA, 1000) == sequential.NOTHING_KNOWN
