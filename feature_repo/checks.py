@@ -48,6 +48,8 @@ def check(use_case: UseCase) -> None:
     stated = {f.name for f in use_case.fields}
     for name in sorted(set(use_case.slices) - stated - {"month"}):
         raise DeclarationError(f"{where}: slice {name!r} is no request field; declare it first")
+    for name in sorted(set(use_case.identity) - stated):
+        raise DeclarationError(f"{where}: identity {name!r} is no request field; name those")
     for field in use_case.fields:
         _check_bounds(f"{where}, request field {field.name!r}", field.bounds)
     for spec in use_case.features:

@@ -232,8 +232,9 @@ class UseCase:
     (UTC; splits go by the latter), every field of ``fields``, ``label`` (double, null when
     there is none) and ``label_available_at``. ``tick`` and ``lag`` are the tick rule of
     ``feature_repo.ticks``. ``stale_after``: how far the online store may lie behind the
-    request's tick before ``stale_policy`` applies. ``schemas`` returns the Pandera model of each
-    raw table, for the dataset cards; import them inside the function.
+    request's tick before ``stale_policy`` applies. ``identity``: the fields that together name
+    what is asked about, by which a label finds its answers; empty: all that are no numbers.
+    ``schemas`` returns the Pandera model of each raw table; import them inside the function.
     """
 
     name: str
@@ -255,6 +256,7 @@ class UseCase:
     lag: timedelta = timedelta(minutes=5)
     stale_after: timedelta = timedelta(minutes=30)
     stale_policy: Literal["refuse", "serve"] = "refuse"
+    identity: tuple[str, ...] = ()
     quarantine_limit: float = 0.05
     threshold: float = 0.5
     retention: timedelta = timedelta(days=90)

@@ -238,5 +238,5 @@ def damage(path: Path, found: Scan) -> StateError:
     return StateError(
         f"the prediction log {path} is damaged at byte {places}; {len(found.frames):,} of its "
         "frames are whole: restore it from a copy, or keep them and put the damaged file aside "
-        "with 'pyflyte run workflows/predictions.py salvage'"
+        f"with 'pyflyte run workflows/predictions.py salvage --use_case {path.parent.name}'"
     )

@@ -7,15 +7,18 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from flytekit import task
 
+from feature_repo.errors import StateError
 from feature_repo.home import Home, open_home, write_atomically
 from feature_repo.registry import USE_CASES
 from serving import ledger
+from serving.answer_files import folders
 from serving.artifact import LINEAGE
+from serving.sealing import expired, seal_ended
 from tasks.ledger import own_trust
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
@@ -31,7 +34,8 @@ DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
     environment=SIGNING_ENVIRONMENT,
 )
 def clean_home(grace_minutes: int, remove: bool) -> str:
-    """Remove leftovers of killed runs and objects that nothing names; says what and how much.
+    """Remove leftovers of killed runs, objects that nothing names and answers past their
+    retention; says what and how much. What killed servers recorded is sealed first.
 
     What was written in the last ``grace_minutes`` stays, and so does what a running pipeline may
     still find in the cache: it goes with a later clean-up. Without ``remove`` it is only told.
@@ -39,7 +43,22 @@ def clean_home(grace_minutes: int, remove: bool) -> str:
     Raises:
         LedgerError: the ledger was changed, so what it needs cannot be known.
     """
-    return clean(open_home(), timedelta(minutes=grace_minutes), remove=remove)
+    home = open_home()
+    sealed = seal_logs(home) if remove else []
+    return "\n".join([*sealed, clean(home, timedelta(minutes=grace_minutes), remove=remove)])
+
+
+def seal_logs(home: Home) -> list[str]:
+    """Seal what servers that are gone recorded; what was done and what could not be, in words."""
+    said = []
+    for folder in folders(home):
+        try:
+            made = seal_ended(home, folder.name)
+        except StateError as exc:
+            said.append(f"NOT SEALED: {exc}")
+        else:
+            said += [f"sealed {len(made)} segments of {folder.name}'s predictions"] if made else []
+    return said
 
 
 def clean(home: Home, grace: timedelta, *, remove: bool) -> str:
@@ -114,8 +133,9 @@ def accounted_digests(home: Home) -> set[str]:
 
 
 def unneeded(home: Home, needed: set[str]) -> Iterator[Path]:
-    """Temporary files of killed processes, tables, folders and models that nothing names, and the
-    online rows of declarations that no program and no version knows."""
+    """Temporary files of killed processes, tables, folders and models that nothing names, the
+    online rows of declarations that no program and no version knows, and answers past their
+    retention."""
     leftovers = set(home.root.rglob(".*.tmp"))
     yield from sorted(path for path in leftovers if leftovers.isdisjoint(path.parents))
     for store in ("tables/*", "folders/*", "models/*/*"):
@@ -127,6 +147,7 @@ def unneeded(home: Home, needed: set[str]) -> Iterator[Path]:
     for path in sorted((home.root / "online").glob("[!.]*.db*")):
         if path.name.split(".")[0] not in services:
             yield path
+    yield from expired(home, datetime.now(timezone.utc))
 
 
 def _may_be_cached(path: Path) -> bool:

@@ -268,6 +268,7 @@ FLIGHTS = UseCase(
         DerivedInput(name="scheduled_minutes", function=scheduled_minutes),
     ),
     features=FEATURES,
+    identity=("carrier", "flight", "origin", "scheduled_departure"),
     slices=("origin", "carrier", "month"),
     gate=(
         _rule("ranks well", "test.auc", ">=", 0.765),

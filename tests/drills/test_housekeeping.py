@@ -6,17 +6,21 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from log_helpers import WEATHER, prediction, record
 from pipeline import Done, Flown, Place, check_sound, told
 
 from feature_repo import offline
 from feature_repo.home import Home, folder_digests
 from feature_repo.registry import get_use_case
 from feature_repo.tables import table_place
-from tasks.housekeeping import SEEN, clean
+from serving.predictions import find
+from serving.sealing import RETENTION
+from serving.segments import folder_of, segments
+from tasks.housekeeping import SEEN, clean, clean_home, seal_logs
 
 ORPHAN = "0" * 64
 NOW = timedelta(0)
@@ -45,6 +49,7 @@ def files(place: Place) -> dict[str, str]:
 def cleaned(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Cleaned:
     """A copy of a finished home with a killed run's leftovers in it, cleaned."""
     place = flown.copy(tmp_path_factory.mktemp("cleaned"))
+    seal_logs(place.home)
     before = files(place)
     leftovers = {
         f"tables/.{ORPHAN}.parquet.1f.tmp": b"half a table",
@@ -186,3 +191,23 @@ def test_what_a_running_pipeline_may_read_from_the_cache_goes_later(tmp_path: Pa
     an_hour_passes()
     assert clean(home, hour, remove=True).startswith("removed 1 objects")
     assert not table.exists()
+
+
+def test_recorded_answers_are_sealed_and_go_when_their_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged segment is told, and stops no clean-up."""
+    monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path))
+    home, now = Home(root=tmp_path), datetime.now(timezone.utc)
+    old, new = prediction(at=now - RETENTION - timedelta(days=1)), prediction(at=now)
+    record(home, WEATHER, old)
+    record(home, WEATHER, new)
+    damaged = segments(folder_of(home, "weather"))[1]
+    content = damaged.read_bytes()
+    damaged.write_bytes(content.replace(b"cert-1", b"cert-2"))
+    said = clean_home(grace_minutes=0, remove=True)
+    assert f"NOT SEALED: the prediction log {damaged} is damaged" in said
+    damaged.write_bytes(content)
+    said = clean_home(grace_minutes=0, remove=True)
+    assert "sealed 1 segments of weather's predictions" in said
+    assert (find(home, old.id), find(home, new.id)) == (None, new)
