@@ -47,16 +47,14 @@ class _Waiting(NamedTuple):
 class Recorder:
     """Writes what requests of one event loop, or of several threads, hand over.
 
-    ``share``: of the requests, the part that is offered to the queue (see ``sampled``).
-    ``queue_bytes``: how much of it may wait.
+    ``queue_bytes``: how much of what is queued may wait. Of what is offered to the queue, the
+    log's share is taken (see ``sampled``).
     """
 
-    def __init__(
-        self, prediction_log: PredictionLog, *, share: float = 1.0, queue_bytes: int = QUEUE_BYTES
-    ) -> None:
+    def __init__(self, prediction_log: PredictionLog, *, queue_bytes: int = QUEUE_BYTES) -> None:
         self.counts = Counts()
         self._log = prediction_log
-        self._share, self._room = share, queue_bytes
+        self._room = queue_bytes
         self._waiting: list[_Waiting] = []
         self._bytes = 0
         self._closing = False
@@ -80,7 +78,7 @@ class Recorder:
         """Take the answers for recording and return at once; False where they will not be, since
         they are outside the share or there is no room."""
         rows = len(answered.ids)
-        if not sampled(answered, self._share):
+        if not sampled(answered, self._log.share):
             self.counts.unsampled += rows
             return False
         frame = self._log.frame(answered)

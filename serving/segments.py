@@ -71,6 +71,11 @@ class PredictionLog:
         except OSError as exc:
             raise self._broken(exc) from exc
 
+    @property
+    def share(self) -> float:
+        """Of the requests, the part that is to be recorded."""
+        return self._header.share
+
     def frame(self, answered: Answered) -> bytes:
         """The bytes of one request's answers; see ``frames.encode``."""
         return encode(answered, self._header)

@@ -123,7 +123,8 @@ def _unsampled(home: Home, prediction_id: str) -> str:
     share = predictions.share_recorded(home, prediction_id)
     if share >= 1:
         return ""
-    return f"; a server recorded {share:.4%} of its requests then, and this one may not be in them"
+    part = f"{100 * share:g} % of its requests"
+    return f"; a server recorded {part} then, and this one may not be in them"
 
 
 def _read_from(found: Prediction) -> str:

@@ -19,9 +19,11 @@ from feature_repo.registry import USE_CASES
 from feature_repo.tables import read_table, table_place
 from serving import dsse, revocations
 from serving.certificate import read
-from serving.predictions import Prediction, find
+from serving.predictions import Prediction, as_answered, find
 from serving.predictor import Predictor
 from serving.releases import write_current
+from serving.sealing import seal_ended
+from serving.segments import PredictionLog
 from serving.service import number
 from tasks.audit import audit, audit_report
 from tasks.probe import agree
@@ -114,6 +116,23 @@ def test_an_unknown_id_or_model_is_a_clear_error(home: Home) -> None:
         audit(home, model="nope")
     with pytest.raises(StateError, match="nothing to audit"):
         audit(home)
+
+
+def test_an_answer_of_which_a_share_was_recorded_may_be_missing(
+    home: Home, template: tuple[Home, Judged]
+) -> None:
+    """The log cannot know whether it was asked; it says that it would not."""
+    log = PredictionLog(home, TOY, share=0.1)
+    log.record(*(as_answered([replace(answer(template[1]), id=i)], TOY) for i in ("q1", "q9")))
+    log.close()
+    said = r"no prediction 'q5' .*; a server recorded 10 % of its requests then, and this one"
+    with pytest.raises(StateError, match=said):
+        audit(home, "q5")
+    seal_ended(home, "toy")
+    with pytest.raises(StateError, match=said):
+        audit(home, "q5")
+    with pytest.raises(StateError, match=r"the server that gave it$"):
+        audit(home, "z")
 
 
 def test_a_changed_ledger_stops_the_audit(home: Home) -> None:

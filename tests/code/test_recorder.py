@@ -178,7 +178,7 @@ def test_the_queue_counts_what_the_disk_refuses_and_recovers(tmp_path: Path) -> 
 def test_a_share_of_the_requests_is_recorded_whole_and_in_pairs(tmp_path: Path) -> None:
     """A request's id decides, so a champion and its shadow record the same ones."""
     homes = [Home(root=tmp_path / name) for name in ("champion", "shadow")]
-    recorders = [Recorder(PredictionLog(home, WEATHER, share=0.25), share=0.25) for home in homes]
+    recorders = [Recorder(PredictionLog(home, WEATHER, share=0.25)) for home in homes]
     for n in range(1000):
         one = answered(2, request_id=f"request-{n}")
         assert len({recorder.offer(one) for recorder in recorders}) == 1
