@@ -62,7 +62,8 @@ class Experiment:
 
     ``unit``: entity keys of a request; all requests of a unit meet one arm. ``window_hours``: a
     unit's outcomes count from its exposure for so long, and a look takes in only units whose
-    window is over, so a unit's figures do not change once they count. ``looks`` planned looks
+    window is over, so a unit's figures do not change once they count (if the window is long
+    enough for outcomes to be reported). ``looks`` planned looks
     are equally spaced from start to end, the last one a window after the end;
     ``planned_units`` (all arms) is what ``plan`` says.
 

@@ -44,6 +44,10 @@ def variances_of(base_rate: float, history: str, metric: Metric) -> dict[str, fl
                 "sums give a history and its numerator"
             )
         return {f"base rate {base_rate:g}": base_rate * (1 - base_rate)}
+    if not metric.numerator:
+        raise DeclarationError(
+            f"plan: numerator must name the column of {history} that the metric averages"
+        )
     frame = read_frame(history, ["unit", *metric.columns])
     place = np.unique(frame["unit"], return_inverse=True)[1].astype(np.int64)
     count = int(place.max()) + 1

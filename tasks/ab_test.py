@@ -39,7 +39,9 @@ class Analysed(NamedTuple):
     step: Step
 
 
-@task(requests=SMALL, timeout=timedelta(minutes=10), enable_deck=True, deck_fields=())
+@task(
+    requests=SMALL, retries=1, timeout=timedelta(minutes=10), enable_deck=True, deck_fields=()
+)  # fmt: skip
 def plan_experiment(
     mde: float, daily_units: int, base_rate: float, control_weight: float, treatment_weight: float,
     alpha: float, power: float, looks: int, history: str, numerator: str, denominator: str,
@@ -69,7 +71,7 @@ def plan_experiment(
     return Planned(told, s.record)
 
 
-@task(requests=SMALL, timeout=timedelta(minutes=10))
+@task(requests=SMALL, retries=1, timeout=timedelta(minutes=10))
 def begin_experiment(declaration: str) -> str:
     """Store a declaration (a JSON file) in the home; once it has begun it cannot be changed.
 
@@ -121,7 +123,7 @@ def analyse_experiment(name: str, outcomes: str, exposures_file: str, at: dateti
     return Analysed(str(path), verdict, analysis.comparable, s.record)
 
 
-@task(requests=DATA, timeout=timedelta(minutes=10))
+@task(requests=DATA, retries=1, timeout=timedelta(minutes=10))
 def replay_example(name: str, salt: str) -> str:
     """Write an experiment on real flights and begin it: declaration.json, exposures.parquet,
     outcomes.parquet in examples/<name> of the home; returns that folder.

@@ -116,6 +116,8 @@ def test_a_history_says_a_ratio_s_variance(
     ].mean() ** 2
     assert plain == pytest.approx(7.849 * 4 * variance / 0.005**2, rel=1e-3)
     assert adjusted < 0.97 * plain
+    with pytest.raises(DeclarationError, match="numerator must name the column"):
+        ab_test.plan(mde=0.005, daily_units=700, history=str(outcomes))
 
 
 def test_a_declaration_begins_and_its_log_is_analysed(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,18 @@ def test_the_first_exposure_counts_whatever_comes_after(tmp_path: Path) -> None:
     assert {row["exposed_at"] for row in told} == {DURING + timedelta(minutes=1)}
     early.close()
     late.close()
+
+
+def test_threads_of_a_server_write_a_unit_once(tmp_path: Path) -> None:
+    home, declared = Home(root=tmp_path), experiment()
+    begin(home, declared)
+    log = exposures.ExposureLog(home, declared)
+    with ThreadPoolExecutor(8) as threads:
+        arms = list(threads.map(lambda n: log.expose(f"N{n % 100}", DURING), range(4000)))
+    log.close()
+    assert arms == [assignment.assign(declared, f"N{n % 100}") for n in range(4000)]
+    (path,) = tmp_path.glob("experiments/*/exposures/*.jsonl")
+    assert path.read_bytes().count(b"\n") == 100
 
 
 def test_a_damaged_line_is_named_and_a_torn_end_left_out(tmp_path: Path) -> None:
