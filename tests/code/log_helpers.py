@@ -50,7 +50,9 @@ def rewrite(home: Home, use_case: UseCase, prediction_id: str, **changes: Any) -
         path.unlink()
     changed = [replace(p, **changes) if p.id == prediction_id else p for p in kept]
     record(home, use_case, *changed)
-    assert find(home, prediction_id) in changed
+    found = find(home, prediction_id)
+    assert found is not None
+    assert all(getattr(found, name) == value for name, value in changes.items())
 
 
 def every(home: Home, use_case: UseCase) -> list[Prediction]:

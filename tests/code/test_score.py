@@ -137,6 +137,18 @@ def test_an_altered_prediction_is_not_told_as_verified(batch: Batch) -> None:
     assert "by this model: equal" in audit(batch.place.home, prediction_id=row["prediction_id"])
 
 
+def test_outcomes_of_batch_answers_are_joined_by_the_command(batch: Batch) -> None:
+    """Those whose hour was observed have their label; those after the year's end wait."""
+    done = batch.place.run("predictions:outcomes", "--use_case", "weather", "--since", "2013-12-30")
+    assert done.code == 0, done.said
+    table = pq.read_table(batch.place.home.path("reports", "outcomes-weather.parquet"))
+    rows = {row["id"]: row for row in table.to_pylist()}
+    assert {row["prediction_id"] for row in batch.answers} <= set(rows)
+    assert f"{len(rows):,} answers" in done.said
+    known = [row for row in rows.values() if row["label"] is not None]
+    assert all(row["loss"] == pytest.approx((row["score"] - row["label"]) ** 2) for row in known)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
