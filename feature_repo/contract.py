@@ -1,8 +1,7 @@
 """What a use case declares: entities, event logs, features, request fields, gate rules.
 
-Frozen data classes and nothing else (their rules are in ``checks``): this module imports no
-framework, so the server, the Flyte tasks and Feast all derive their view of a use case from the
-same objects.
+Frozen data classes and nothing else (their rules are in ``checks``) without any framework: the
+server, the Flyte tasks and Feast derive their view of a use case from the same objects.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from feature_repo.checks import check
 from feature_repo.declaration import canonical
+from feature_repo.request_rules import Policy, RequestRule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,9 +232,11 @@ class UseCase:
     (UTC; splits go by the latter), every field of ``fields``, ``label`` (double, null when
     there is none) and ``label_available_at``. ``tick`` and ``lag`` are the tick rule of
     ``feature_repo.ticks``. ``stale_after``: how far the online store may lie behind the
-    request's tick before ``stale_policy`` applies. ``identity``: the fields that together name
-    what is asked about, by which a label finds its answers; empty: all that are no numbers.
-    ``schemas`` returns the Pandera model of each raw table; import them inside the function.
+    request's tick before ``stale_policy`` applies, as it does when the store does not answer;
+    ``missing_policy``: where a view has no living row. ``rules`` make a request possible.
+    ``identity``: the fields that together name what is asked about, by which a label finds its
+    answers; empty: all that are no numbers. ``schemas`` returns the Pandera model of each raw
+    table; import them inside the function.
     """
 
     name: str
@@ -255,7 +257,9 @@ class UseCase:
     tick: timedelta = timedelta(minutes=15)
     lag: timedelta = timedelta(minutes=5)
     stale_after: timedelta = timedelta(minutes=30)
-    stale_policy: Literal["refuse", "serve"] = "refuse"
+    stale_policy: Policy = "refuse"
+    missing_policy: Policy = "serve"
+    rules: tuple[RequestRule, ...] = ()
     identity: tuple[str, ...] = ()
     quarantine_limit: float = 0.05
     threshold: float = 0.5

@@ -1,4 +1,4 @@
-"""From a request and its stored features to model inputs: one function, offline and online."""
+"""From a request and its stored features to model inputs: one code, offline and online."""
 
 from __future__ import annotations
 
@@ -38,20 +38,69 @@ def input_columns(use_case: UseCase) -> Inputs:
     )
 
 
+class InputMaker:
+    """Makes the inputs of one use case. ``columns`` hold the request's fields, n values each:
+    strings (object), float64, instants ``datetime64[s]`` in UTC."""
+
+    def __init__(self, use_case: UseCase) -> None:
+        self.names = input_columns(use_case)
+        self._features = [spec.name for spec in use_case.features]
+        self._requested = [n for n in self.names.numeric if n not in set(self._features)]
+        self._derived = {d.name: d.function for d in use_case.derived}
+        specs = list(enumerate(use_case.features))
+        self._ages = np.array([i for i, s in specs if s.as_age], dtype=np.int64)
+        filled = [(i, s.default) for i, s in specs if s.default is not None]
+        self._filled = np.array([i for i, _ in filled], dtype=np.int64)
+        self._defaults = np.array([value for _, value in filled], dtype=np.float64)
+
+    def numeric(self, columns: Mapping[str, Array], stored: Array, tick: Array) -> Array:
+        """float64 [n, numeric], NaN where missing.
+
+        ``stored``: float64 [n, features] in declared order, NaN where missing; ``tick``: the
+        tick's seconds since the epoch [n] or [1]. An instant becomes its age at the tick in
+        minutes, a null its declared default.
+        """
+        start = len(self._requested)
+        inputs = np.empty((len(stored), start + len(self._features)), np.float64)
+        for place, name in enumerate(self._requested):
+            inputs[:, place] = self._column(columns, name)
+        features = inputs[:, start:]
+        features[:] = stored
+        features[:, self._ages] = (tick[:, None] - stored[:, self._ages]) / 60.0
+        values = features[:, self._filled]
+        features[:, self._filled] = np.where(np.isnan(values), self._defaults, values)
+        return inputs
+
+    def categorical(self, columns: Mapping[str, Array]) -> list[Array]:
+        """The values [n] of each categorical input."""
+        return [self._column(columns, name) for name in self.names.categorical]
+
+    def _column(self, columns: Mapping[str, Array], name: str) -> Array:
+        derive = self._derived.get(name)
+        return columns[name] if derive is None else derive(columns)
+
+
 def model_inputs(use_case: UseCase, columns: Mapping[str, Array]) -> dict[str, Array]:
     """Columns of the model's inputs, n values each: float64 (NaN: missing) or strings.
 
     ``columns`` holds the request's fields, the stored features (float64, NaN: missing) and
-    ``tick`` (``datetime64[s]``, UTC). Instants become their age at the tick in minutes.
+    ``tick`` (``datetime64[s]``, UTC).
     """
-    inputs: dict[str, Array] = {f.name: columns[f.name] for f in use_case.fields if f.model_input}
-    for derived in use_case.derived:
-        inputs[derived.name] = derived.function(columns)
-    tick_seconds = columns["tick"].astype("datetime64[s]").astype(np.int64)
-    for spec in use_case.features:
-        stored = columns[spec.name].astype(np.float64)
-        value = (tick_seconds - stored) / 60.0 if spec.as_age else stored
-        if spec.default is not None:
-            value = np.where(np.isnan(value), spec.default, value)
-        inputs[spec.name] = value
-    return inputs
+    maker = InputMaker(use_case)
+    numeric = maker.numeric(columns, stored_columns(use_case, columns), tick_seconds(columns))
+    texts = maker.categorical(columns)
+    named = zip(maker.names.numeric, numeric.T, strict=True)
+    return {**dict(named), **dict(zip(maker.names.categorical, texts, strict=True))}
+
+
+def stored_columns(use_case: UseCase, columns: Mapping[str, Array]) -> Array:
+    """Stored features as one array, float64 [n, features], in declared order."""
+    stored = np.empty((len(columns["tick"]), len(use_case.features)), np.float64)
+    for place, spec in enumerate(use_case.features):
+        stored[:, place] = columns[spec.name]
+    return stored
+
+
+def tick_seconds(columns: Mapping[str, Array]) -> Array:
+    """Seconds since the epoch of column ``tick``; int64 [n]."""
+    return columns["tick"].astype("datetime64[s]").astype(np.int64)

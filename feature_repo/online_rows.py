@@ -31,17 +31,36 @@ class Changes:
     deleted: int
 
 
-class OnlineRows(Protocol):
-    """A store of packed rows of one feature service.
+class RowReader(Protocol):
+    """What a server reads packed rows from: a store, or its own copy of one.
 
     Raises (every method):
         StateError: the store does not answer, or is no such store.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Where the rows are."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since what is read was last known to be what the store holds."""
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of keys, all of one moment; None where there is none. An absent store is empty."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class OnlineRows(RowReader, Protocol):
+    """A store of packed rows of one feature service."""
+
+    def all(self) -> dict[bytes, bytes]:
+        """Every row and the state, of one moment; an absent store is empty."""
+
+    def version(self) -> bytes:
+        """Something that is another one after rows or state changed."""
 
     def put(self, rows: Rows) -> int:
         """Write rows that are not older than the store's, by event time, then created time, all or
@@ -56,9 +75,6 @@ class OnlineRows(Protocol):
 
     def drop(self) -> None:
         """Remove the store."""
-
-    def close(self) -> None:
-        """Let go of it."""
 
 
 def rows_of(home: Home, use_case: UseCase) -> OnlineRows:

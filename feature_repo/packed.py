@@ -74,7 +74,8 @@ def unpack_state(value: bytes) -> StoreState:
 
 
 class RowFormat:
-    """Keys and values of one view. ``features`` are its feature names in declared order."""
+    """Keys and values of one view. ``features`` are its feature names in declared order,
+    ``nothing`` the value that an absent row is read as."""
 
     def __init__(self, view: str, features: Sequence[str]) -> None:
         self.view = view
@@ -83,7 +84,7 @@ class RowFormat:
         self._dtype = np.dtype(
             [("event", ">u8"), ("created", ">u8"), ("values", "<f8", (len(self.features),))]
         )
-        self._none = self.pack([0], [0], np.full((1, len(self.features)), math.nan))[0]
+        self.nothing = self.pack([0], [0], np.full((1, len(self.features)), math.nan))[0]
 
     def key(self, entity: bytes) -> bytes:
         """Key of the row of an entity (its ``entity_key``)."""
@@ -102,7 +103,7 @@ class RowFormat:
         Raises:
             StateError: a row is not of this view's form.
         """
-        content = b"".join([self._none if row is None else row for row in rows])
+        content = b"".join([self.nothing if row is None else row for row in rows])
         if len(content) != len(rows) * self._dtype.itemsize:
             raise StateError(
                 f"a row of the feature view {self.view!r} is not of {self._dtype.itemsize} bytes, "

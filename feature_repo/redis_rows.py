@@ -27,11 +27,12 @@ local function larger(a, b, bytes)
   return false
 end
 local state, later, written = redis.call('HGET', KEYS[1], ARGV[1]), 0, 0
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   if state and larger(ARGV[i + 1], state, 8) then later = later + 1 end
 end
 if later > 0 then return {later, state} end
-for i = 3, #ARGV, 2 do
+redis.call('SET', KEYS[2], ARGV[3])
+for i = 4, #ARGV, 2 do
   local held = redis.call('HGET', KEYS[1], ARGV[i])
   if not held or (ARGV[i + 1] ~= held and not larger(held, ARGV[i + 1], tonumber(ARGV[2]))) then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
@@ -44,6 +45,8 @@ return {0, written}
 
 class RedisRows:
     """Packed rows in one Redis hash, named by the feature service."""
+
+    age = 0.0
 
     def __init__(self, url: str, service: str) -> None:
         import redis
@@ -61,8 +64,9 @@ class RedisRows:
                 "leave it out for a file in the home"
             ) from exc
         self._failure = redis.RedisError
-        self._hash = f"airworthy:{{{service}}}"  # the braces keep both keys on one cluster node
+        self._hash = f"airworthy:{{{service}}}"  # the braces keep its keys on one cluster node
         self._writer = f"{self._hash}:writer"
+        self._changes = f"{self._hash}:changes"
         where = self._pool.connection_kwargs
         self.name = f"redis {where.get('path') or where.get('host')} {self._hash}"
         with self._errors():
@@ -76,11 +80,25 @@ class RedisRows:
             found: Any = self._client.hmget(self._hash, keys)
             return list(found)
 
+    def all(self) -> dict[bytes, bytes]:
+        """See ``OnlineRows``."""
+        with self._errors():
+            found: Any = self._client.hgetall(self._hash)
+            return dict(found)
+
+    def version(self) -> bytes:
+        """See ``OnlineRows``."""
+        with self._errors():
+            found: Any = self._client.get(self._changes)
+            return bytes(found or b"")
+
     def put(self, rows: Rows) -> int:
         """See ``OnlineRows``."""
-        flat = [part for row in rows for part in row]
+        flat, change = [part for row in rows for part in row], uuid.uuid4().hex
         with self._errors():
-            answer: Any = self._put(keys=[self._hash], args=[STATE, TIMES, *flat])
+            answer: Any = self._put(
+                keys=[self._hash, self._changes], args=[STATE, TIMES, change, *flat]
+            )
         later, rest = answer
         if later:
             raise StateError(later_message(later, unpack_state(rest).tick))
@@ -96,6 +114,7 @@ class RedisRows:
             changed, gone = difference(held, {**rows, STATE: state})
             pipe.multi()
             pipe.set(self._writer, uuid.uuid4().hex)
+            pipe.set(self._changes, uuid.uuid4().hex)
             for part in parts(list(changed.items())):
                 pipe.hset(self._hash, mapping=dict(part))
             for keys in parts(gone):
@@ -109,7 +128,7 @@ class RedisRows:
     def drop(self) -> None:
         """See ``OnlineRows``."""
         with self._errors():
-            self._client.unlink(self._hash, self._writer)
+            self._client.unlink(self._hash, self._writer, self._changes)
 
     def close(self) -> None:
         """See ``OnlineRows``."""

@@ -43,7 +43,9 @@ def record(home: Home, use_case: UseCase) -> None:
     """Write the service's document, once."""
     path = _path(home, use_case.service)
     if not path.exists():
-        plain = replace(use_case, derived=(), slices=(), gate=(), model=None, schemas=None)
+        plain = replace(
+            use_case, derived=(), slices=(), gate=(), rules=(), model=None, schemas=None
+        )
         document = {f.name: _encode(getattr(plain, f.name)) for f in fields(UseCase)}
         document["recorded"] = use_case.declaration
         write_atomically(path, json.dumps(document, indent=1).encode())

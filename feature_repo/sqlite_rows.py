@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from feature_repo.packed import Rows
 
 _TABLE = "CREATE TABLE rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
+_ALL = "SELECT key, value FROM rows"
 _GET = "SELECT key, value FROM rows WHERE key IN ({})"
 _PUT = (
     "INSERT INTO rows VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value "
@@ -28,6 +29,8 @@ _PUT = (
 
 class SqliteRows:
     """Packed rows in a sqlite file in WAL mode: readers and the one writer do not wait."""
+
+    age = 0.0
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -50,6 +53,22 @@ class SqliteRows:
                         found |= self._found(connection, part)
         return [found.get(key) for key in keys]
 
+    def all(self) -> dict[bytes, bytes]:
+        """See ``OnlineRows``."""
+        with self._errors():
+            connection = self._open()
+            return dict(connection.execute(_ALL)) if connection is not None else {}
+
+    def version(self) -> bytes:
+        """See ``OnlineRows``."""
+        with self._errors():
+            connection = self._open()
+            if connection is None:
+                return b""
+            # It differs once another connection committed; those that write here are others.
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            return f"{self._identity} {version}".encode()
+
     def put(self, rows: Rows) -> int:
         """See ``OnlineRows``."""
         rows = list(rows)
@@ -62,7 +81,7 @@ class SqliteRows:
     def replace(self, rows: Mapping[bytes, bytes], state: bytes) -> Changes:
         """See ``OnlineRows``."""
         with self._errors(), _transaction(self._make(), "BEGIN IMMEDIATE") as connection:
-            held = dict(connection.execute("SELECT key, value FROM rows"))
+            held = dict(connection.execute(_ALL))
             changed, gone = difference(held, {**rows, STATE: state})
             connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", changed.items())
             connection.executemany("DELETE FROM rows WHERE key = ?", [(key,) for key in gone])

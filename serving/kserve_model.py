@@ -1,72 +1,180 @@
-"""The face that KServe sees: metadata and readiness. Predictions are the fast path's."""
+"""The face that KServe sees, and the process that it runs: HTTP, gRPC, signals."""
 
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import uvicorn.config
 import uvloop
-from kserve import Model, ModelServer
-from kserve.errors import InvalidInput
+from grpc import StatusCode
+from grpc_interceptor.exceptions import GrpcException
+from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve.model_repository import ModelRepository
 from kserve.model_server import app
 
-from serving.fastpath import FastPath
+from feature_repo.errors import RequestError, StateError
+from serving.fastpath import FastPath, output_types, tensors
+from serving.protocol import bound
+from serving.requests import question_of
+from serving.telemetry import log
+from serving.tensors import read_grpc
 
 if TYPE_CHECKING:
+    from serving.gateway import Gateway
     from serving.service import Service
 
-_V2_TYPES = {"string": "BYTES", "timestamp": "BYTES", "number": "FP64"}
+_GRACE_SECONDS = 10
+_CODES = {
+    400: StatusCode.INVALID_ARGUMENT, 401: StatusCode.UNAUTHENTICATED,
+    404: StatusCode.NOT_FOUND, 409: StatusCode.FAILED_PRECONDITION,
+    413: StatusCode.RESOURCE_EXHAUSTED, 422: StatusCode.INVALID_ARGUMENT,
+    503: StatusCode.UNAVAILABLE,
+}  # fmt: skip
 
 
 class CertifiedModel(Model):  # type: ignore[misc]  # kserve ships no types
-    """A verified, warmed model under KServe's protocol."""
+    """A model by its name, whichever of its versions answers: metadata, readiness and gRPC."""
 
-    def __init__(self, service: Service) -> None:
-        super().__init__(service.name)
-        self._service = service
+    def __init__(self, name: str, gateway: Gateway) -> None:
+        super().__init__(name)
+        self._gateway = gateway
         self.ready = True
 
     async def healthy(self) -> bool:
         """Ready while the server is not stopping and the feature store answers."""
-        return bool(self.ready) and self._service.ready()
+        models = self._gateway.models
+        return not models.draining and models.get(self.name).ready()
 
     def load(self) -> bool:
-        """Nothing is loaded after the start: a model is verified once, then served."""
+        """Nothing is loaded this way; the repository's requests need a token."""
         return bool(self.ready)
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
-        """Not reached over HTTP.
+        """The answer to a gRPC request.
 
         Raises:
-            InvalidInput: always.
+            GrpcException: with the status that HTTP's code stands for.
         """
-        raise InvalidInput(f"ask over HTTP at /v1/models/{self.name}:predict")
+        began, gateway, service = perf_counter(), self._gateway, None
+        if not isinstance(payload, InferRequest):
+            raise GrpcException(
+                StatusCode.INVALID_ARGUMENT, f"ask at /v1/models/{self.name}:predict"
+            )
+        try:
+            if gateway.busy():
+                raise RequestError(503, "", "too many requests are under way; ask again")
+            gateway.check_caller({k.encode(): v.encode() for k, v in (headers or {}).items()})
+            service = gateway.models.get(self.name, payload.model_version or "")
+            return await self._answer(payload, service, headers or {}, began)
+        except Exception as exc:
+            response = gateway.refusal("grpc", exc, service, began)
+            known = isinstance(exc, RequestError | StateError)
+            code = _CODES.get(response.status, StatusCode.INTERNAL)
+            raise GrpcException(code, str(exc) if known else "internal error") from exc
+
+    async def _answer(
+        self, request: InferRequest, service: Service, headers: dict[str, str], began: float
+    ) -> InferResponse:
+        given = read_grpc(request.inputs)
+        question = question_of(given, service.use_case, service.inputs, service.now())
+        service.metrics.phases["parse"].add(perf_counter() - began)
+        answers = service.ask(question, headers.get("x-request-id", "")[:128])
+        outputs = []
+        for name, datatype, data in answers.outputs():
+            values = [v.encode() for v in data] if datatype == "BYTES" else list(data)
+            outputs.append(InferOutput(name, [len(values)], datatype, data=values))
+        waiting = service.record(answers)
+        if waiting is not None:
+            await waiting
+        service.metrics.answered("grpc", 200, perf_counter() - began)
+        return InferResponse(
+            response_id=request.id or answers.answered.ids[0], model_name=self.name,
+            model_version=service.version, infer_outputs=outputs,
+            parameters=answers.parameters(), use_binary_outputs=False,
+        )  # fmt: skip
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Request fields as V2 tensors, and the optional prediction time."""
-        fields = {f.name: _V2_TYPES[f.dtype] for f in self._service.use_case.fields}
-        return _tensors(fields | {"prediction_time": "BYTES"})
+        from serving.fastpath import metadata
+
+        inputs: list[dict[str, Any]] = metadata(self._gateway, self.name)["inputs"]
+        return inputs
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """What a V2 answer holds."""
-        told = {"prediction_id": "BYTES", "prediction_time": "BYTES", "stale": "BOOL"}
-        if self._service.use_case.task == "binary":
-            return _tensors({"probability": "FP64", **told, "decision": "BOOL"})
-        return _tensors({"value": "FP64", **told})
+        return tensors(output_types(self._gateway.models.get(self.name).use_case.task))
 
 
-def run(service: Service, port: int) -> None:
-    """Serve until SIGTERM or SIGINT."""
+class _Repository(ModelRepository):  # type: ignore[misc]  # kserve ships no types
+    """KServe's list of models follows ours: what is loaded later has a gRPC face too."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__()
+        self._gateway = gateway
+
+    def get_model(self, name: str) -> Any:
+        """The face of a model that is up."""
+        if name not in self._gateway.models.names:
+            return None
+        if name not in self.models:
+            self.models[name] = CertifiedModel(name, self._gateway)
+        return self.models[name]
+
+    def get_models(self) -> dict[str, Any]:
+        """Every face."""
+        return {name: self.get_model(name) for name in self._gateway.models.names}
+
+    def load(self, name: str) -> bool:
+        """gRPC has no place for the token: refused."""
+        raise RequestError(403, "", "load models over HTTP, with the repository's token")
+
+    def unload(self, name: str) -> None:
+        """As ``load``; KServe itself calls it when it stops, which is nothing to us."""
+        if not self._gateway.models.draining:
+            raise KeyError("unload models over HTTP, with the repository's token")
+
+
+class _Server(ModelServer):  # type: ignore[misc]  # kserve ships no types
+    """KServe's server, which first says that it is not ready, answers on, and only then stops."""
+
+    def __init__(self, gateway: Gateway, drain_seconds: float, **options: Any) -> None:
+        super().__init__(registered_models=_Repository(gateway), **options)
+        self._gateway = gateway
+        self._drain_seconds = drain_seconds
+
+    def setup_event_loop(self) -> None:
+        """Beside KServe's own: uvicorn's answer to a signal comes after ours."""
+        super().setup_event_loop()
+        server = self._rest_server._server
+        end, server.handle_exit = server.handle_exit, self._drain
+        self._end = end
+
+    def _drain(self, sig: int, frame: Any) -> None:
+        """Not ready from now on; answers go on for a while, and close their connections. A second
+        signal ends it at once."""
+        models = self._gateway.models
+        if models.draining:
+            self._end(sig, frame)
+            return
+        models.draining = True
+        log("stopping", drain_seconds=self._drain_seconds)
+        loop = self._rest_server._server.servers[0].get_loop()
+        loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._end, sig, frame)
+
+
+def run(gateway: Gateway, port: int, grpc_port: int, drain_seconds: float) -> None:
+    """Serve until SIGTERM or SIGINT. ``grpc_port`` 0: no gRPC."""
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: FastPath(build(), service)
+    app.build_middleware_stack = lambda: FastPath(build(), gateway)
+    # A class stands for its own name there; KServe has no way to say which protocol is meant.
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = bound(gateway)
     # uvloop.install() would be undone by KServe; a policy and a fresh loop are not.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())
-    server = ModelServer(
-        http_port=port, workers=1, enable_grpc=False, enable_latency_logging=False, grace_period=10
-    )
-    server.start([CertifiedModel(service)])
-
-
-def _tensors(types: dict[str, str]) -> list[dict[str, Any]]:
-    return [{"name": n, "datatype": kind, "shape": [-1]} for n, kind in types.items()]
+    server = _Server(
+        gateway, drain_seconds, http_port=port, grpc_port=grpc_port, workers=1,
+        enable_grpc=bool(grpc_port), enable_latency_logging=False, grace_period=_GRACE_SECONDS,
+    )  # fmt: skip
+    server.start([CertifiedModel(name, gateway) for name in gateway.models.names])

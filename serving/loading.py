@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,56 +15,103 @@ from feature_repo.errors import CertificateError, StateError
 from feature_repo.inputs import input_columns
 from feature_repo.online_rows import rows_of
 from serving.artifact import ModelInfo, read_model
-from serving.certificate import Cleared, clear
+from serving.certificate import Cleared, clear, read
+from serving.copied_rows import CopiedRows
+from serving.metrics import SCORES, VALUES, Metrics
 from serving.online import OnlineStore
 from serving.predictor import Predictor
 from serving.requests import Instance, columns_of
-from serving.segments import PredictionLog
 from serving.service import Service
-from serving.telemetry import Telemetry, log
+from serving.telemetry import log
 
 if TYPE_CHECKING:
     from feature_repo.contract import UseCase
     from feature_repo.home import Home
+    from feature_repo.online_rows import RowReader
+    from serving.answered import Role
     from serving.dsse import Trust
+    from serving.recorder import Recorder
 
 
-def load_service(
-    home: Home,
-    use_case: UseCase,
-    folder: Path,
-    *,
-    trust: Trust,
-    telemetry: Telemetry | None = None,
-) -> Service:
-    """The service of the model in ``folder``, under the version that its certificate states.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loader:
+    """Loads models of one server: verified, then warmed.
+
+    ``recorders`` gives the recorder of a use case's answers; without it they are the caller's to
+    record. ``copy_seconds``: how often a copy of the online store is renewed; 0: none is kept,
+    each request asks the store.
+    """
+
+    home: Home
+    trust: Trust
+    metrics: Metrics
+    recorders: Callable[[UseCase], Recorder] | None = None
+    durable: bool = True
+    copy_seconds: float = 0.0
+    role: Role = "champion"
+
+    def load(self, use_case: UseCase, folder: Path) -> Service:
+        """The service of the model in ``folder``, under the version that its certificate states.
+
+        Raises:
+            CertificateError: the model may not fly.
+            StateError: feature store, prediction log or model files are not as they should be.
+        """
+        now = datetime.now(timezone.utc)
+        cleared = clear(self.home, folder, self.trust, now)
+        certificate = cleared.certificate
+        model = read_model(folder, certificate.files)
+        _check_use_case(use_case, folder, model)
+        predictor = Predictor(use_case, folder, certificate.files)
+        _warm(use_case, predictor, now)
+        store = OnlineStore(self._rows(use_case), use_case)
+        version = str(certificate.predicate.get("version") or certificate.subject[:12])
+        metrics = self.metrics.model(
+            use_case.name, version, [v.name for v in use_case.views], _score_buckets(use_case)
+        )
+        metrics.certified(certificate, cleared.expired)
+        recorder = self.recorders(use_case) if self.recorders else None
+        if recorder is not None:
+            metrics.recorded = lambda: asdict(recorder.counts)
+        _say(cleared, version, store)
+        return Service(
+            use_case=use_case, predictor=predictor, store=store, recorder=recorder,
+            metrics=metrics, certificate=certificate, version=version, threshold=model.threshold,
+            durable=self.durable, role=self.role,
+        )  # fmt: skip
+
+    def _rows(self, use_case: UseCase) -> RowReader:
+        rows = rows_of(self.home, use_case)
+        return CopiedRows(rows, self.copy_seconds) if self.copy_seconds else rows
+
+
+def load_service(home: Home, use_case: UseCase, folder: Path, *, trust: Trust) -> Service:
+    """A service whose answers the caller records, and whose metrics nobody reads; see ``Loader``
+    for errors."""
+    return Loader(home=home, trust=trust, metrics=Metrics(None)).load(use_case, folder)
+
+
+def version_folder(home: Home, use_case: UseCase, version: str) -> Path:
+    """The directory of the certified model of a version.
 
     Raises:
-        CertificateError: the model may not fly.
-        StateError: feature store, prediction log or model files are not as they should be.
+        StateError: there is none.
     """
-    now = datetime.now(timezone.utc)
-    cleared = clear(home, folder, trust, now)
-    certificate = cleared.certificate
-    model = read_model(folder, certificate.files)
-    _check_use_case(use_case, folder, model)
-    version = str(certificate.predicate.get("version") or certificate.subject[:12])
-    predictor = Predictor(use_case, folder, certificate.files)
-    _warm(use_case, predictor, now)
-    store = OnlineStore(rows_of(home, use_case), use_case)
-    telemetry = telemetry or Telemetry(use_case.name, version)
-    telemetry.certified(certificate, cleared.expired)
-    _say(cleared, version, store)
-    return Service(
-        use_case=use_case,
-        predictor=predictor,
-        store=store,
-        prediction_log=PredictionLog(home, use_case),
-        telemetry=telemetry,
-        certificate=certificate,
-        version=version,
-        threshold=model.threshold,
+    for folder in sorted((home.root / "models" / use_case.name).glob("*")):
+        try:
+            certificate = read(folder)
+        except CertificateError:
+            continue
+        if certificate.predicate.get("version") == version:
+            return folder
+    raise StateError(
+        f"no certified model of {use_case.name!r} has version {version!r} in {home.root}"
     )
+
+
+def _score_buckets(use_case: UseCase) -> Sequence[float]:
+    """Bounds of the score histogram: twentieths of a probability, or of the label's own scale."""
+    return SCORES if use_case.task == "binary" else VALUES
 
 
 def _check_use_case(use_case: UseCase, folder: Path, model: ModelInfo) -> None:

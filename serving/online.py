@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from feature_repo.errors import StateError
-from feature_repo.packed import STATE, StoreState, entity_key, row_format, unpack_state
+from feature_repo.packed import (
+    STATE,
+    TIMES,
+    RowFormat,
+    StoreState,
+    entity_key,
+    row_format,
+    unpack_state,
+)
 
 if TYPE_CHECKING:
-    from feature_repo.contract import Column, UseCase
-    from feature_repo.online_rows import OnlineRows
+    from feature_repo.contract import UseCase
+    from feature_repo.inputs import Array
+    from feature_repo.online_rows import RowReader
+
+_WORD = 8  # bytes of each number in a row
+_HEAD = TIMES // _WORD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnlineFeatures:
-    """Stored features of n requests as of ``tick`` (aware).
+    """Stored features of n requests as of ``tick`` (aware), and how old the reader's copy of the
+    store is, in seconds (0: it has none, and asked the store).
 
-    ``columns``: float64 [n] by feature, NaN where missing. ``view_ticks``: float64 [n] by view,
-    epoch seconds of the row that was read, NaN where there is none or it is older than the ttl.
+    ``values``: float64 [n, features] in declared order, NaN where missing. ``events``: float64
+    [n, views], epoch seconds of the row that was read, NaN where there is none or it is older than
+    its ttl.
     """
 
     tick: datetime
-    columns: dict[str, Column]
-    view_ticks: dict[str, Column]
+    values: Array
+    events: Array
+    copy_age: float
+    features: tuple[str, ...]
+    views: tuple[str, ...]
+
+    @property
+    def columns(self) -> dict[str, Array]:
+        """``values`` [n] by feature."""
+        return dict(zip(self.features, self.values.T, strict=True))
+
+    @property
+    def view_ticks(self) -> dict[str, Array]:
+        """``events`` [n] by view."""
+        return dict(zip(self.views, self.events.T, strict=True))
 
 
 class OnlineStore:
@@ -38,12 +65,10 @@ class OnlineStore:
         StateError: the store does not answer, is absent, or was written for other features.
     """
 
-    def __init__(self, rows: OnlineRows, use_case: UseCase) -> None:
+    def __init__(self, rows: RowReader, use_case: UseCase) -> None:
         self._rows = rows
         self._use_case = use_case
-        self._views = use_case.views
-        self._forms = [row_format(view) for view in self._views]
-        self._ttls = np.array([[view.ttl.total_seconds()] for view in self._views])
+        self._layout = _Layout(use_case)
         self._state: tuple[bytes, StoreState] | None = None
         self._checked(self._rows.get([STATE])[0])
 
@@ -59,47 +84,32 @@ class OnlineStore:
 
     def read(self, fields: Sequence[Mapping[str, Any]]) -> OnlineFeatures:
         """Stored features of requests given by their fields; all rows are of one moment."""
-        keys = self._keys(fields)
-        distinct = list(dict.fromkeys(key for of_view in keys for key in of_view if key))
+        keys = self._layout.keys(fields)
+        distinct = list(dict.fromkeys(keys)) if len(fields) > 1 else keys
         state, *values = self._rows.get([STATE, *distinct])
-        tick, found = self._checked(state).tick, dict(zip(distinct, values, strict=True))
+        tick = self._checked(state).tick
+        found = values
+        if len(fields) > 1:
+            by_key = dict(zip(distinct, values, strict=True))
+            found = [by_key[key] for key in keys]
         try:
-            rows = [
-                form.unpack([found.get(key) for key in of_view])
-                for form, of_view in zip(self._forms, keys, strict=True)
-            ]
+            events, features = self._layout.unpack(found, len(fields))
         except StateError as exc:
             raise self._broken(f"{exc}") from exc
-        events = np.array([event for event, _ in rows]) / 1e6  # [views, n]
         at = tick.timestamp()
         # A row from after the store's tick is no fact yet.
-        dead = np.logical_or(events < at - self._ttls, events > at)
-        columns: dict[str, Column] = {}
-        for form, (_, features), gone in zip(self._forms, rows, dead, strict=True):
-            alive = np.where(gone[:, None], math.nan, features)
-            columns |= zip(form.features, alive.T, strict=True)
-        ticks = np.where(np.logical_or(dead, events == 0), math.nan, events)
-        view_ticks = {view.name: ticks[i] for i, view in enumerate(self._views)}
-        return OnlineFeatures(tick=tick, columns=columns, view_ticks=view_ticks)
+        dead = (events < at - self._layout.ttls) | (events > at)
+        features[dead.take(self._layout.view_of, axis=1)] = np.nan
+        events[dead | (events == 0.0)] = np.nan
+        age = self._rows.age
+        return OnlineFeatures(
+            tick=tick, values=features, events=events, copy_age=age,
+            features=self._layout.features, views=self._layout.views,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Let go of the store."""
         self._rows.close()
-
-    def _keys(self, fields: Sequence[Mapping[str, Any]]) -> list[list[bytes]]:
-        """Keys by view and request; empty (never stored) where a part of the entity is null."""
-        entities: dict[tuple[str, ...], list[bytes]] = {}
-        for names in {view.entity.keys: None for view in self._views}:
-            asked = [tuple([f[name] for name in names]) for f in fields]
-            made = {
-                values: b"" if None in values else entity_key(dict(zip(names, values, strict=True)))
-                for values in set(asked)
-            }
-            entities[names] = [made[values] for values in asked]
-        return [
-            [entity and form.key(entity) for entity in entities[view.entity.keys]]
-            for view, form in zip(self._views, self._forms, strict=True)
-        ]
 
     def _checked(self, value: bytes | None) -> StoreState:
         """The store's state, which must be of this declaration."""
@@ -130,3 +140,64 @@ class OnlineStore:
             f"the online store {self._rows.name} cannot be used: {reason}; run the use case's "
             "workflow again, which materialises it anew"
         )
+
+
+class _Layout:
+    """One request's rows, one view's after the other's, read as one array of numbers."""
+
+    def __init__(self, use_case: UseCase) -> None:
+        views = use_case.views
+        self.views = tuple(view.name for view in views)
+        self.features = tuple(spec.name for spec in use_case.features)
+        self._forms: list[RowFormat] = [row_format(view) for view in views]
+        self._entities = [view.entity.keys for view in views]
+        self.ttls = np.array([view.ttl.total_seconds() for view in views])
+        starts, place, where = [], 0, {}
+        for v, view in enumerate(views):
+            starts.append(place)
+            for i, spec in enumerate(view.features):
+                where[spec.name] = (place + _HEAD + i, v)
+            place += _HEAD + len(view.features)
+        self._width = place
+        self._events = np.array(starts, dtype=np.int64)
+        order = [where[spec.name] for spec in use_case.features]
+        self._places = np.array([at for at, _ in order], dtype=np.int64)
+        self.view_of = np.array([view for _, view in order], dtype=np.int64)
+        self._nothing = [form.nothing for form in self._forms]
+
+    def keys(self, fields: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """Keys [n * views], request by request; empty (never stored) where a part of the entity
+        is null."""
+        keys = []
+        for asked in fields:
+            for form, names in zip(self._forms, self._entities, strict=True):
+                entity = _entity(names, tuple([asked[name] for name in names]))
+                keys.append(entity and form.key(entity))
+        return keys
+
+    def unpack(self, rows: Sequence[bytes | None], count: int) -> tuple[Array, Array]:
+        """Event times float64 [n, views] in epoch seconds (0 where there is no row), and features
+        float64 [n, features].
+
+        Raises:
+            StateError: a row is not of its view's form.
+        """
+        nothing = self._nothing * count
+        held = [nothing[i] if row is None else row for i, row in enumerate(rows)]
+        for i, row in enumerate(held):
+            if len(row) != len(nothing[i]):
+                form = self._forms[i % len(self._forms)]
+                raise StateError(
+                    f"a row of the feature view {form.view!r} is not of {len(form.nothing)} bytes, "
+                    f"as its {len(form.features)} features need"
+                )
+        content = b"".join(held)
+        numbers = np.frombuffer(content, "<f8").reshape(count, self._width)
+        instants = np.frombuffer(content, ">u8").reshape(count, self._width)
+        events = instants.take(self._events, axis=1) / 1e6
+        return events, numbers.take(self._places, axis=1)
+
+
+@lru_cache(maxsize=65_536)
+def _entity(names: tuple[str, ...], values: tuple[Any, ...]) -> bytes:
+    return b"" if None in values else entity_key(dict(zip(names, values, strict=True)))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnxruntime
 
 from feature_repo.errors import CertificateError, StateError
-from feature_repo.inputs import model_inputs
+from feature_repo.inputs import InputMaker, Inputs, stored_columns, tick_seconds
 from serving.artifact import MODEL, PREPROCESS, read_file
 from serving.preprocess import Preprocessor
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from feature_repo.contract import Column, UseCase
 
 _CHUNK = 8192
+
+
+class Scored(NamedTuple):
+    """Predictions float64 [n], and the codes int64 [n, categorical] of the categorical inputs:
+    ``UNKNOWN`` where the training part never held the value."""
+
+    scores: Column
+    codes: Column
 
 
 class Predictor:
@@ -44,7 +52,13 @@ class Predictor:
             raise StateError(
                 f"the model in {model_dir} cannot be loaded ({exc}); export it again"
             ) from exc
+        self._maker = InputMaker(use_case)
         self._names = {i.name for i in self._session.get_inputs()}
+
+    @property
+    def inputs(self) -> Inputs:
+        """Names of the model's inputs, in the order of its vectors."""
+        return self._maker.names
 
     def predict(self, columns: Mapping[str, Column]) -> Column:
         """Predictions float64 [n] from columns [n]: request fields, stored features, ``tick``.
@@ -52,12 +66,27 @@ class Predictor:
         Timestamps are ``datetime64[s]`` in UTC; a missing feature is NaN. A probability is
         calibrated; a regression is in the label's unit.
         """
-        numeric, categorical = self._preprocessor.transform(model_inputs(self.use_case, columns))
+        stored = stored_columns(self.use_case, columns)
+        return self.predict_stored(columns, stored, tick_seconds(columns)).scores
+
+    def predict_stored(self, columns: Mapping[str, Column], stored: Column, tick: Column) -> Scored:
+        """Predictions from request fields [n], stored features float64 [n, features] in declared
+        order and the tick in seconds since the epoch, [n] or [1]."""
+        numeric = self._maker.numeric(columns, stored, tick)
+        texts = [values.tolist() for values in self._maker.categorical(columns)]
+        return self.predict_vectors(numeric, texts)
+
+    def predict_vectors(self, numeric: Column, texts: Sequence[Sequence[str]]) -> Scored:
+        """Predictions from the model's inputs themselves: float64 [n, numeric], NaN where missing,
+        and the values [n] of each categorical input, in the order of ``inputs``."""
+        codes = self._preprocessor.codes(texts, len(numeric))
         parts = [
-            self._forward(numeric[i : i + _CHUNK], categorical[i : i + _CHUNK])
+            self._forward(self._preprocessor.scores(numeric[i : i + _CHUNK]), codes[i : i + _CHUNK])
             for i in range(0, len(numeric), _CHUNK)
         ]
-        return np.concatenate(parts) if parts else np.empty(0)
+        if len(parts) == 1:
+            return Scored(parts[0], codes)
+        return Scored(np.concatenate(parts) if parts else np.empty(0), codes)
 
     def _forward(self, numeric: Column, categorical: Column) -> Column:
         feed = {"numeric": numeric, "categorical": categorical}

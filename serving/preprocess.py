@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -15,9 +16,10 @@ from feature_repo.inputs import Array, Inputs
 UNKNOWN = 0  # category code of a value that the training part never held
 QUANTILES = 101
 TAIL = 1e-3  # the outermost quantiles map to the normal's 0.1 % and 99.9 % points
+_FEW = 16  # rows up to which comparing with every knot is cheaper than a search for each column
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocessor:
     """Maps numeric inputs to a normal's quantiles and codes categorical ones.
 
@@ -62,23 +64,43 @@ class Preprocessor:
     def transform(self, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
         """float32 [n, numeric + indicators] and int64 [n, categorical]."""
         values = np.stack([inputs[name].astype(np.float64) for name in self.numeric], axis=1)
-        missing = np.isnan(values)
-        scores = np.zeros(values.shape)
-        for column, (knots, levels) in enumerate(zip(self.knots, self.levels, strict=True)):
-            scores[:, column] = np.interp(values[:, column], knots, levels)
-        scores[missing] = 0.0
-        flagged = [self.numeric.index(name) for name in self.indicators]
-        numeric = np.concatenate([scores, missing[:, flagged]], axis=1).astype(np.float32)
-        codes = [self._codes(name, inputs[name]) for name in self.categories]
-        rows = len(values)
-        categorical = np.stack(codes, axis=1) if codes else np.zeros((rows, 0), np.int64)
-        return numeric, categorical
+        texts = [map(str, inputs[name].tolist()) for name in self.categories]
+        return self.scores(values), self.codes(texts, len(values))
 
-    def _codes(self, name: str, values: Array) -> Array:
-        known = np.asarray(self.categories[name])
-        text = values.astype(str)
-        position = np.minimum(np.searchsorted(known, text), len(known) - 1)
-        return np.where(known[position] == text, position + 1, UNKNOWN).astype(np.int64)
+    def scores(self, values: Array) -> Array:
+        """float32 [n, numeric + indicators] from float64 [n, numeric], NaN where missing."""
+        table = self._table
+        missing = np.isnan(values)
+        places = table.places(values)
+        places += table.starts
+        scores = table.slopes.take(places)
+        scores *= values - table.knots.take(places)
+        scores += table.levels.take(places)
+        scores[missing] = 0.0
+        arrays = (scores, missing.take(self._flagged, axis=1))
+        return np.concatenate(arrays, axis=1, dtype=np.float32)
+
+    def codes(self, texts: Sequence[Iterable[str]], rows: int) -> Array:
+        """int64 [rows, categorical] from the values of each categorical input."""
+        codes = np.empty((rows, len(self.categories)), np.int64)
+        for place, (code, values) in enumerate(zip(self._codes, texts, strict=True)):
+            codes[:, place] = [code.get(value, UNKNOWN) for value in values]
+        return codes
+
+    @cached_property
+    def _table(self) -> _Table:
+        return _Table(self.knots, self.levels)
+
+    @cached_property
+    def _flagged(self) -> Array:
+        return np.array([self.numeric.index(name) for name in self.indicators], dtype=np.int64)
+
+    @cached_property
+    def _codes(self) -> list[dict[str, int]]:
+        return [
+            {value: code for code, value in enumerate(values, UNKNOWN + 1)}
+            for values in self.categories.values()
+        ]
 
     def to_json(self) -> str:
         """The fitted values as a JSON text."""
@@ -95,6 +117,42 @@ class Preprocessor:
             indicators=tuple(raw["indicators"]),
             categories={k: tuple(v) for k, v in raw["categories"].items()},
         )
+
+
+class _Table:
+    """The piecewise linear maps of all columns, one segment an entry, for a few numpy calls.
+
+    Segment 0 of a column lies below its first knot, segment k above the k-th one; the outermost
+    are constant. ``starts`` [columns] are the columns' first entries.
+    """
+
+    def __init__(self, knots: Sequence[Sequence[float]], levels: Sequence[Sequence[float]]) -> None:
+        width = max((len(column) for column in knots), default=0) + 1
+        shape = (len(knots), width)
+        # One NaN at least ends each column: no value is at or above it.
+        self._padded = np.full(shape, np.nan)
+        self._sorted = [np.array(column) for column in knots]
+        self.starts = np.arange(len(knots)) * width
+        at, level, slope = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for c, (x, y) in enumerate(zip(self._sorted, map(np.array, levels), strict=True)):
+            k = len(x)
+            self._padded[c, :k] = x
+            at[c, 0], at[c, 1 : k + 1] = x[0], x
+            level[c, 0], level[c, 1 : k + 1] = y[0], y
+            slope[c, 1:k] = np.diff(y) / np.diff(x)
+        self.knots, self.levels, self.slopes = at.ravel(), level.ravel(), slope.ravel()
+
+    def places(self, values: Array) -> Array:
+        """Segment of each value: how many knots of its column are not above it; int64 [n, c]."""
+        if len(values) <= _FEW:
+            below: Array = (self._padded <= values[:, :, None]).argmin(axis=2)
+            return below
+        columns = np.ascontiguousarray(values.T)
+        places = np.empty(columns.shape, np.int64)
+        for c, knots in enumerate(self._sorted):
+            places[c] = knots.searchsorted(columns[c], "right")
+        places[np.isnan(columns)] = 0  # a search puts them behind the last knot
+        return np.ascontiguousarray(places.T)
 
 
 def _quantiles(values: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from feature_repo.errors import StateError
 from serving.predictor import Predictor
-from serving.requests import Instance, columns_of, naive
+from serving.requests import Instance, columns_of, instants
 
 if TYPE_CHECKING:
     from feature_repo.contract import Column, UseCase
@@ -30,13 +30,24 @@ def recompute(
     """
     predictor = Predictor(use_case, folder, files)
     try:
-        (score,) = predictor.predict(_columns(use_case, prediction))
+        if prediction.layout == "vector":
+            (score,) = _of_vector(predictor, prediction)
+        else:
+            (score,) = predictor.predict(_columns(use_case, prediction))
     except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
         raise StateError(
             f"the record of prediction {prediction.id} is no question to {use_case.name!r} "
             f"({exc!r}): it was changed, or written by another program; restore the prediction log"
         ) from exc
     return float(score)
+
+
+def _of_vector(predictor: Predictor, prediction: Prediction) -> Column:
+    """The score [1] of the full input vector that a caller sent."""
+    names = predictor.inputs
+    values = [prediction.features[name] for name in names.numeric]
+    texts = [[str(prediction.fields[name])] for name in names.categorical]
+    return predictor.predict_vectors(np.array([values], dtype=np.float64), texts).scores
 
 
 def _columns(use_case: UseCase, prediction: Prediction) -> dict[str, Column]:
@@ -49,7 +60,7 @@ def _columns(use_case: UseCase, prediction: Prediction) -> dict[str, Column]:
     columns = columns_of(use_case, [asked])
     if prediction.tick is None:
         raise ValueError("it has no tick")
-    columns["tick"] = np.array([naive(prediction.tick)], dtype="datetime64[s]")
+    columns["tick"] = instants([prediction.tick])
     for spec in use_case.features:
         columns[spec.name] = np.array([prediction.features[spec.name]], dtype=np.float64)
     return columns

@@ -13,13 +13,17 @@ import numpy as np
 import orjson
 
 from feature_repo.errors import RequestError
+from serving.tensors import Tensor, read_tensors, wants_binary
+from serving.vectors import MAX_STRING, NUMERIC, Vectors, vectors_of, vectors_of_tensors
 
 if TYPE_CHECKING:
     from feature_repo.contract import Column, RequestField, UseCase
+    from feature_repo.inputs import Inputs
 
 MAX_BODY = 1024 * 1024
 MAX_BATCH = 1024
-MAX_STRING = 256
+# The path names the model; KServe's own client says it again.
+_V2_FIELDS = {"id", "model_name", "model_version", "parameters", "inputs", "outputs"}
 _YEARS = (1900, 2200)
 TIME = "prediction_time"
 _LARGEST = 1e300  # an integer may be too large to become a float at all
@@ -34,8 +38,12 @@ class Instance:
     prediction_time: datetime
 
 
-def parse_v1(body: bytes, use_case: UseCase, now: datetime) -> list[Instance]:
-    """Instances of ``{"instances": [{field: value, …, "prediction_time": ISO}]}``.
+Question = list[Instance] | Vectors
+
+
+def parse_v1(body: bytes, use_case: UseCase, inputs: Inputs, now: datetime) -> Question:
+    """Questions of ``{"instances": [{field: value, …, "prediction_time": ISO}]}``, or vectors of
+    ``{"instances": [{"numeric": […], "categorical": […]}]}``.
 
     Raises:
         RequestError: 400 the body's form, 413 too many instances, 422 a field.
@@ -46,43 +54,77 @@ def parse_v1(body: bytes, use_case: UseCase, now: datetime) -> list[Instance]:
     if not isinstance(instances, list) or not instances:
         raise RequestError(400, "instances", 'send {"instances": [{field: value, …}, …]}')
     _check_size(len(instances))
-    checked = [instance_of(i, value, use_case, now) for i, value in enumerate(instances)]
+    first = instances[0]
+    question: Question
+    if isinstance(first, dict) and NUMERIC in first and not _declares(use_case, NUMERIC):
+        plain = b"true" not in body and b"false" not in body
+        question = vectors_of(instances, inputs, plain)
+    else:
+        question = [instance_of(i, value, use_case, now) for i, value in enumerate(instances)]
     if fault is not None:
         raise fault
-    return checked
+    return question
 
 
-def parse_v2(body: bytes, use_case: UseCase, now: datetime) -> tuple[str, list[Instance]]:
-    """Id and instances of a V2 (Open Inference Protocol) JSON body: one tensor [n] a field.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inference:
+    """A checked V2 request: its id, what is asked, and which outputs are wanted as binary data."""
 
-    Strings and instants are BYTES, numbers any number type. No binary tensors.
+    id: str
+    question: Question
+    binary: set[str] | bool
+
+
+def parse_v2(
+    body: bytes, header: int | None, use_case: UseCase, inputs: Inputs, now: datetime
+) -> Inference:
+    """A V2 (Open Inference Protocol) body: one tensor [n] a field; or the full vectors as tensors
+    ``numeric`` [n, numeric] and ``categorical`` [n, categorical]. ``header``: how many bytes of it
+    are JSON, where binary data follow. Strings and instants are BYTES, numbers any number type.
 
     Raises:
         RequestError: 400 the body's form, 413 too many instances, 422 a tensor or a field.
     """
-    document, fault = _json_object(body)
-    _only(document, {"id", "parameters", "inputs", "outputs"}, "")
-    tensors = document.get("inputs")
-    if not isinstance(tensors, list) or not tensors:
+    view = None if header is None else memoryview(body)
+    if header is not None and not 0 <= header <= len(body):
         raise RequestError(
-            400, "inputs", 'send {"inputs": [{"name", "shape", "datatype", "data"}]}'
+            400, "inference-header-content-length", f"{header} is not within {len(body)} bytes"
         )
-    columns: dict[str, list[Any]] = {}
-    for position, tensor in enumerate(tensors):
-        name, data = _tensor(f"inputs[{position}]", tensor)
-        if name in columns:
-            raise RequestError(422, name, "this tensor is given twice")
-        columns[name] = data
-    lengths = {len(data) for data in columns.values()}
-    if len(lengths) != 1 or 0 in lengths:
-        raise RequestError(422, "inputs", "all tensors need one shape [n] with n >= 1")
-    (rows,) = lengths
-    _check_size(rows)
-    questions = [{name: data[i] for name, data in columns.items()} for i in range(rows)]
-    instances = [instance_of(i, q, use_case, now) for i, q in enumerate(questions)]
+    document, fault = _json_object(body if header is None else body[:header])
+    _only(document, _V2_FIELDS, "")
+    said = document.get("id")
+    if said is not None and not isinstance(said, str):
+        raise RequestError(422, "id", "must be a string")
+    tensors = read_tensors(document.get("inputs"), None if view is None else view[header:])
+    question = question_of(tensors, use_case, inputs, now)
     if fault is not None:
         raise fault
-    return str(document.get("id") or ""), instances
+    return Inference(id=said or "", question=question, binary=wants_binary(document))
+
+
+def question_of(
+    tensors: list[Tensor], use_case: UseCase, inputs: Inputs, now: datetime
+) -> Question:
+    """What tensors of one batch size ask.
+
+    Raises:
+        RequestError: 413 too many instances, 422 a tensor or a field.
+    """
+    rows = tensors[0].rows
+    _check_size(rows)
+    named = {tensor.name: tensor for tensor in tensors}
+    if NUMERIC in named and not _declares(use_case, NUMERIC):
+        return vectors_of_tensors(named, inputs)
+    for tensor in tensors:
+        if tensor.columns != 1:
+            raise RequestError(422, tensor.name, "a field's tensor has the shape [n] or [n, 1]")
+    columns = {tensor.name: tensor.values() for tensor in tensors}
+    questions = [{name: data[i] for name, data in columns.items()} for i in range(rows)]
+    return [instance_of(i, q, use_case, now) for i, q in enumerate(questions)]
+
+
+def _declares(use_case: UseCase, name: str) -> bool:
+    return any(field.name == name for field in use_case.fields)
 
 
 def columns_of(use_case: UseCase, instances: Sequence[Instance]) -> dict[str, Column]:
@@ -91,18 +133,18 @@ def columns_of(use_case: UseCase, instances: Sequence[Instance]) -> dict[str, Co
     for field in use_case.fields:
         values = [instance.fields[field.name] for instance in instances]
         if field.dtype == "timestamp":
-            columns[field.name] = np.array([naive(v) for v in values], dtype="datetime64[s]")
+            columns[field.name] = instants(values)
         else:
             kind = object if field.dtype == "string" else np.float64
             columns[field.name] = np.array(values, dtype=kind)
-    times = [naive(instance.prediction_time) for instance in instances]
-    columns[TIME] = np.array(times, dtype="datetime64[s]")
+    columns[TIME] = instants([instance.prediction_time for instance in instances])
     return columns
 
 
-def naive(instant: datetime) -> datetime:
-    """UTC wall clock without zone, as numpy's instants are."""
-    return instant.astimezone(timezone.utc).replace(tzinfo=None)
+def instants(values: Sequence[datetime]) -> Column:
+    """Aware instants [n] as ``datetime64[s]`` in UTC, rounded down."""
+    seconds = [math.floor(value.timestamp()) for value in values]
+    return np.array(seconds, dtype=np.int64).astype("datetime64[s]")
 
 
 def _json_object(body: bytes) -> tuple[dict[str, Any], RequestError | None]:
@@ -136,17 +178,6 @@ def _check_size(count: int) -> None:
         )
 
 
-def _tensor(where: str, tensor: Any) -> tuple[str, list[Any]]:
-    if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
-        raise RequestError(422, where, "a tensor is an object with a name, a shape and data")
-    name, data, shape = tensor["name"], tensor.get("data"), tensor.get("shape")
-    if not isinstance(data, list):
-        raise RequestError(422, name, "the tensor needs its data as a JSON list (no binary data)")
-    if shape not in ([len(data)], [len(data), 1]):
-        raise RequestError(422, name, f"shape {shape!r} does not fit {len(data)} values")
-    return name, data
-
-
 def instance_of(position: int, value: Any, use_case: UseCase, now: datetime) -> Instance:
     """One checked question from a mapping of fields; ``now`` is its time when it states none.
 
@@ -164,6 +195,9 @@ def instance_of(position: int, value: Any, use_case: UseCase, now: datetime) -> 
         fields[field.name] = _value(f"{where}.{field.name}", field, value[field.name])
     stated = value.get(TIME)
     asked = now if TIME not in value else _instant(f"{where}.{TIME}", stated)
+    for rule in use_case.rules:
+        if not rule.holds(fields, asked):
+            raise RequestError(422, f"{where}.{rule.field}", rule.says)
     return Instance(fields=fields, prediction_time=asked)
 
 

@@ -1,4 +1,4 @@
-"""``python -m serving.server``: a certified model over HTTP, or a refusal that says why.
+"""``python -m serving.server``: certified models over HTTP and gRPC, or a refusal that says why.
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, 2 wrong arguments, 3 the certificate forbids it,
 4 the home lacks what is needed (feature store, prediction log, model files).
@@ -7,23 +7,36 @@ Exit codes: 0 stopped by SIGTERM or SIGINT, 2 wrong arguments, 3 the certificate
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from feature_repo.errors import AirworthyError, CertificateError, StateError
-from feature_repo.home import open_home
+from feature_repo.errors import AirworthyError, CertificateError, DeclarationError, StateError
+from feature_repo.home import Home, open_home
 from feature_repo.registry import get_use_case
 from serving.arguments import without_arguments
 from serving.dsse import trust
-from serving.loading import load_service
+from serving.gateway import Gateway, Limits, Tokens
+from serving.loading import Loader, version_folder
+from serving.metrics import Metrics
+from serving.models import Models
+from serving.recorder import Recorder
 from serving.releases import read_current
-from serving.service import Service
+from serving.segments import PredictionLog
 from serving.telemetry import configure_logging, log
 
+if TYPE_CHECKING:
+    from feature_repo.contract import UseCase
+    from serving.service import Service
+
 EXIT_ARGUMENTS, EXIT_CERTIFICATE, EXIT_STATE = 2, 3, 4
+DURABLE = "durable"
+_CLOSE_SECONDS = 5.0  # after which no answer of a model that was replaced can be under way
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     configure_logging()
     try:
-        service = prepare(args)
+        server = Server(args)
     except CertificateError as exc:
         log("refused to serve", logging.ERROR, code=EXIT_CERTIFICATE, reason=str(exc))
         return EXIT_CERTIFICATE
@@ -44,29 +57,97 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with without_arguments():  # late: the import takes seconds, a refusal need not wait for it
         from serving.kserve_model import run
 
-    log("starting", port=args.port, path=f"/v1/models/{service.name}:predict")
+    log("starting", port=args.port, models=server.models.names)
     try:
-        run(service, args.port)
+        run(server.gateway, args.port, args.grpc_port, args.drain_seconds)
     except SystemExit:  # uvicorn has logged why it cannot listen; its code 3 is ours for another
         return EXIT_STATE
     finally:
-        service.close()
+        server.close()
     log("stopped")
     return 0
 
 
-def prepare(args: argparse.Namespace) -> Service:
-    """The service of a model that was verified before anything of it was loaded, and warmed.
+class Server:
+    """The models of one process, all verified before anything of them was loaded, and warmed.
 
     Raises:
-        CertificateError: the model may not fly.
+        CertificateError: a model may not fly.
         StateError: feature store, prediction log or model files are not as they should be.
-        DeclarationError: there is no such use case.
+        DeclarationError: there is no such use case, or the arguments do not go together.
     """
-    _check_port(args.port)
-    home, use_case = open_home(args.home), get_use_case(args.use_case)
-    folder = read_current(home, use_case.name)[0] if args.champion else Path(args.model_dir)
-    return load_service(home, use_case, folder, trust=trust(home, args.allow_development_key))
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        if args.model_dir and len(args.use_case) > 1:
+            raise DeclarationError("--model-dir names the model of one use case; name one")
+        for port in filter(None, (args.port, args.grpc_port)):
+            _check_port(port)
+        home = open_home(args.home)
+        metrics = Metrics()
+        self._share = None if args.record == DURABLE else args.record
+        self._home = home
+        self._recorders: dict[str, Recorder] = {}
+        self._loader = Loader(
+            home=home, trust=trust(home, args.allow_development_key), metrics=metrics,
+            recorders=self._recorder, durable=args.record == DURABLE,
+            copy_seconds=args.copy_store, role=args.role,
+        )  # fmt: skip
+        self.models = Models(self._load)
+        try:
+            for name in args.use_case:
+                self.models.put(self._first(args, get_use_case(name)), default=True)
+        except AirworthyError:
+            self.close()
+            raise
+        tokens = Tokens(
+            predictions=os.environ.get("AIRWORTHY_PREDICTION_TOKEN", ""),
+            repository=os.environ.get("AIRWORTHY_REPOSITORY_TOKEN", ""),
+        )
+        limits = Limits(concurrent=args.concurrency, said=args.log_share)
+        self.gateway = Gateway(self.models, metrics, limits, tokens, self._change)
+
+    def close(self) -> None:
+        """Let go of the stores, and write what waits to be recorded."""
+        self.models.close()
+        for recorder in self._recorders.values():
+            recorder.close()
+
+    def _first(self, args: argparse.Namespace, use_case: UseCase) -> Service:
+        folder = Path(args.model_dir) if args.model_dir else _champion(self._home, use_case)
+        return self._loader.load(use_case, folder)
+
+    def _load(self, name: str, version: str) -> Service:
+        use_case = get_use_case(name)
+        folder = (
+            version_folder(self._home, use_case, version)
+            if version
+            else _champion(self._home, use_case)
+        )
+        return self._loader.load(use_case, folder)
+
+    async def _change(self, action: str, name: str, version: str) -> None:
+        """Load or unload; what was replaced is closed once no answer of it can be under way."""
+        if action == "load":
+            # Verified and warmed in a thread: requests are answered meanwhile.
+            service = await asyncio.to_thread(self._load, name, version)
+            gone = self.models.put(service, default=not version)
+        else:
+            gone = self.models.remove(name, version)
+        loop = asyncio.get_running_loop()
+        for service in gone:
+            loop.call_later(_CLOSE_SECONDS, service.close)
+
+    def _recorder(self, use_case: UseCase) -> Recorder:
+        """One for all versions of a use case."""
+        if use_case.name not in self._recorders:
+            share = 1.0 if self._share is None else self._share
+            prediction_log = PredictionLog(self._home, use_case, share=share)
+            self._recorders[use_case.name] = Recorder(prediction_log)
+        return self._recorders[use_case.name]
+
+
+def _champion(home: Home, use_case: UseCase) -> Path:
+    return read_current(home, use_case.name)[0]
 
 
 def _check_port(port: int) -> None:
@@ -79,18 +160,47 @@ def _check_port(port: int) -> None:
             raise StateError(f"port {port} cannot be listened at ({exc}); choose another") from exc
 
 
+def _share(text: str) -> str | float:
+    if text == DURABLE:
+        return text
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise ValueError(text)
+    return share
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m serving.server",
         description=__doc__,
         allow_abbrev=False,  # a manifest's check reads whole words
     )
-    parser.add_argument("--use-case", required=True, help="its name in feature_repo/registry.py")
+    parser.add_argument(
+        "--use-case", required=True, action="append",
+        help="its name in feature_repo/registry.py; may be given several times",
+    )  # fmt: skip
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model-dir", help="a certified model directory")
     model.add_argument("--champion", action="store_true", help="the champion")
     parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--grpc-port", type=int, default=0, help="default: no gRPC")
     parser.add_argument("--home", default="", help="default: $AIRWORTHY_HOME, else .airworthy")
+    parser.add_argument(
+        "--record", type=_share, default=DURABLE, metavar="durable|SHARE",
+        help="durable (default): an answer leaves once its record is on disk; a share of 0 to 1: "
+        "that part of the requests is recorded after the answer, and what is lost is counted",
+    )  # fmt: skip
+    parser.add_argument(
+        "--copy-store", type=float, default=0.0, metavar="SECONDS",
+        help="keep a copy of the online store, renewed so often; its age is in each answer",
+    )  # fmt: skip
+    parser.add_argument(
+        "--role", choices=("champion", "canary", "shadow"), default="champion",
+        help="as what the answers are recorded",
+    )  # fmt: skip
+    parser.add_argument("--concurrency", type=int, default=Limits().concurrent)
+    parser.add_argument("--log-share", type=float, default=0.0, help="of the answers, 0 to 1")
+    parser.add_argument("--drain-seconds", type=float, default=0.0, help="after SIGTERM")
     parser.add_argument(
         "--allow-development-key",
         action="store_true",

@@ -1,44 +1,41 @@
-"""From checked questions to recorded answers; knows neither HTTP nor KServe."""
+"""From checked questions to answers that are recorded; knows neither HTTP nor KServe."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from feature_repo.errors import RequestError, StateError
 from feature_repo.ticks import tick_of
-from serving.answered import new_id
-from serving.predictions import Prediction, as_answered
-from serving.recorder import Recorder
-from serving.requests import Instance, columns_of, naive
-from serving.telemetry import Telemetry, log
+from serving.answered import Answered, new_ids
+from serving.answers import Answers
+from serving.preprocess import UNKNOWN
+from serving.requests import Instance, Question, columns_of
+from serving.telemetry import log
+from serving.vectors import Vectors
 
 if TYPE_CHECKING:
     from feature_repo.contract import UseCase
+    from feature_repo.inputs import Array, Inputs
+    from serving.answered import Role
     from serving.certificate import Certificate
+    from serving.metrics import ModelMetrics
     from serving.online import OnlineFeatures, OnlineStore
-    from serving.predictor import Predictor
-    from serving.segments import PredictionLog
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A recorded prediction, and which views had no living row for it."""
-
-    prediction: Prediction
-    tick: datetime
-    decision: bool | None
-    missing: tuple[str, ...]
-    stale: bool
+    from serving.predictor import Predictor, Scored
+    from serving.recorder import Recorder
 
 
 class Service:
-    """One certified model over one online store."""
+    """One certified model over one online store.
+
+    ``durable``: an answer leaves once its record is on disk; otherwise records are queued, and
+    what finds no room is counted.
+    """
 
     def __init__(
         self,
@@ -46,27 +43,38 @@ class Service:
         use_case: UseCase,
         predictor: Predictor,
         store: OnlineStore,
-        prediction_log: PredictionLog,
-        telemetry: Telemetry,
+        recorder: Recorder | None,
+        metrics: ModelMetrics,
         certificate: Certificate,
         version: str,
         threshold: float,
+        durable: bool = True,
+        role: Role = "champion",
         clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self.use_case = use_case
-        self.telemetry = telemetry
+        self.metrics = metrics
         self.certificate = certificate
         self.version = version
         self.now = clock
         self._predictor = predictor
         self._store = store
         self._threshold = threshold
-        self._recorder = Recorder(prediction_log)
+        self._recorder = recorder
+        self._durable = durable
+        self._role: Role = role
+        self._views = tuple(view.name for view in use_case.views)
+        self._categories = predictor.inputs.categorical
 
     @property
     def name(self) -> str:
         """The model's name: that of its use case."""
         return self.use_case.name
+
+    @property
+    def inputs(self) -> Inputs:
+        """Names of the model's inputs, in the order of a full vector."""
+        return self._predictor.inputs
 
     def ready(self) -> bool:
         """Whether the feature store answers (the model was verified and warmed before)."""
@@ -76,99 +84,136 @@ class Service:
             log("not ready", logging.WARNING, reason=str(exc))
             return False
 
-    async def answer(self, instances: Sequence[Instance]) -> list[Answer]:
-        """Predict, record durably, and only then answer.
+    def ask(self, question: Question, request_id: str = "") -> Answers:
+        """Answers that are not recorded yet.
 
         Raises:
             RequestError: 409 the store is later than the request's tick, 503 it is too far
                 behind or there is no finite prediction, 422 inputs cannot be derived.
-            StateError: the store or the prediction log does not answer.
+            StateError: the store does not answer.
         """
-        answers = self.predict(instances)
-        await self._recorder.record(as_answered([a.prediction for a in answers], self.use_case))
-        self.telemetry.predicted(len(answers), answers[0].tick)
+        if isinstance(question, Vectors):
+            answers = self._ask_vectors(question, request_id)
+        else:
+            answers = self._ask_stored(question, request_id)
+        self.metrics.rows.add(len(question))
+        self.metrics.scores.add_all(answers.answered.scores)
         return answers
 
-    def predict(self, instances: Sequence[Instance]) -> list[Answer]:
-        """Answers that are not recorded yet; for errors see ``answer``."""
-        rows = self._store.read([instance.fields for instance in instances])
+    def record(self, answers: Answers) -> Awaitable[None] | None:
+        """Record answers: on disk when what is returned is done, or queued where it is None.
+
+        Raises:
+            StateError: (of what is returned) the record cannot be written.
+        """
+        if self._recorder is None:
+            raise StateError("this service records nothing: its owner does")
+        if self._durable:
+            return self._recorder.record(answers.answered)
+        self._recorder.offer(answers.answered)
+        return None
+
+    def close(self) -> None:
+        """Let go of the store. The recorder is its owner's."""
+        self._store.close()
+
+    def _ask_vectors(self, question: Vectors, request_id: str) -> Answers:
+        began, now, rows = perf_counter(), self.now(), len(question)
+        scored = self._predictor.predict_vectors(question.numeric, question.texts)
+        self._check_finite(scored.scores)
+        self.metrics.phases["predict"].add(perf_counter() - began)
+        texts = zip(*question.texts, strict=True) if question.texts else [()] * rows
+        fields = [dict(zip(self._categories, words, strict=True)) for words in texts]
+        return Answers(
+            use_case=self.use_case, views=(), missing=(), stale=(), threshold=self._threshold,
+            copy_age=0.0, unknown=self._unknown(scored),
+            answered=Answered(
+                ids=new_ids(rows), at=now, prediction_times=[now] * rows, tick=None, fields=fields,
+                scores=scored.scores, layout="vector", values=question.numeric, ages=None,
+                version=self.version, certificate=self.certificate.id,
+                subject=self.certificate.subject, request_id=request_id, role=self._role,
+            ),
+        )  # fmt: skip
+
+    def _ask_stored(self, instances: Sequence[Instance], request_id: str) -> Answers:
+        began, now = perf_counter(), self.now()
+        fields = [instance.fields for instance in instances]
+        rows = self._store.read(fields)
         stale = self._check_ticks(instances, rows.tick)
-        columns = columns_of(self.use_case, instances) | rows.columns
-        columns["tick"] = np.full(len(instances), naive(rows.tick), dtype="datetime64[s]")
+        at = rows.tick.timestamp()
+        ages = (at - rows.events) / 60.0
+        self.metrics.looked_up(at, ages, rows.copy_age)
+        found = perf_counter()
+        self.metrics.phases["features"].add(found - began)
+        scored = self._predict(instances, rows, at)
+        self.metrics.phases["predict"].add(perf_counter() - found)
+        return Answers(
+            use_case=self.use_case, views=self._views, missing=self._missing(ages), stale=stale,
+            threshold=self._threshold, copy_age=rows.copy_age, unknown=self._unknown(scored),
+            answered=Answered(
+                ids=new_ids(len(instances)), at=now,
+                prediction_times=[instance.prediction_time for instance in instances],
+                tick=rows.tick, fields=fields, scores=scored.scores, layout="store",
+                values=rows.values, ages=ages, version=self.version,
+                certificate=self.certificate.id, subject=self.certificate.subject, stale=stale,
+                request_id=request_id, role=self._role,
+            ),
+        )  # fmt: skip
+
+    def _predict(self, instances: Sequence[Instance], rows: OnlineFeatures, at: float) -> Scored:
         try:
-            scores = self._predictor.predict(columns)
+            columns = columns_of(self.use_case, instances)
+            scored = self._predictor.predict_stored(columns, rows.values, np.array([at]))
         except (ArithmeticError, LookupError, ValueError) as exc:
             log("inputs not derived", logging.WARNING, reason=repr(exc))
             raise RequestError(
                 422, "instances", f"the model's inputs cannot be derived from these fields: {exc}"
             ) from exc
+        self._check_finite(scored.scores)
+        return scored
+
+    def _check_finite(self, scores: Array) -> None:
         if not np.isfinite(scores).all():
             raise RequestError(503, "", "the model gave no finite prediction; none is answered")
-        now = self.now()
-        answers = [
-            self._one(instance, rows, i, float(scores[i]), now, stale[i])
-            for i, instance in enumerate(instances)
-        ]
-        for view, ticks in rows.view_ticks.items():
-            if lost := int(np.isnan(ticks).sum()):
-                self.telemetry.missing(view, lost)
-        return answers
 
-    def close(self) -> None:
-        """Close the store and the prediction log."""
-        self._recorder.close()
-        self._store.close()
+    def _missing(self, ages: Array) -> list[list[str]]:
+        """Views without a living row, of each instance."""
+        lost = np.isnan(ages)
+        if not lost.any():
+            return [[]] * len(ages)
+        return [[self._views[view] for view in np.flatnonzero(row)] for row in lost]
+
+    def _unknown(self, scored: Scored) -> list[list[str]]:
+        """Categorical inputs with a value that the training part never held, of each instance."""
+        strange = scored.codes == UNKNOWN
+        if not strange.any():
+            return [[]] * len(strange)
+        named = [[self._categories[place] for place in np.flatnonzero(row)] for row in strange]
+        for names in named:
+            for name in names:
+                self.metrics.unknown_value(name)
+        return named
 
     def _check_ticks(self, instances: Sequence[Instance], store: datetime) -> list[bool]:
         """Whether each instance is asked too long after the store's tick to be served fresh."""
         case, stale = self.use_case, []
         for position, instance in enumerate(instances):
-            where = f"instances[{position}].prediction_time"
             asked = tick_of(instance.prediction_time, tick=case.tick, lag=case.lag)
             if asked < store:
                 raise RequestError(
-                    409, where, f"reads tick {asked.isoformat()}, but the store is already at "
-                    f"{store.isoformat()}: answering would leak later facts; ask for a later time",
+                    409, f"instances[{position}].prediction_time", f"reads tick "
+                    f"{asked.isoformat()}, but the store is already at {store.isoformat()}: "
+                    "answering would leak later facts; ask for a later time",
                 )  # fmt: skip
-            stale.append(asked - store > case.stale_after)
-            if stale[-1] and case.stale_policy == "refuse":
-                self.telemetry.stale(1)
+            late = asked - store > case.stale_after
+            stale.append(late)
+            if late and case.stale_policy == "refuse":
+                self.metrics.applied("stale", "refuse", 1)
                 raise RequestError(
-                    503, where, f"reads tick {asked.isoformat()}, but the store is only at "
-                    f"{store.isoformat()}, more than {case.stale_after} behind; materialise it",
+                    503, f"instances[{position}].prediction_time", f"reads tick "
+                    f"{asked.isoformat()}, but the store is only at {store.isoformat()}, more "
+                    f"than {case.stale_after} behind; materialise it",
                 )  # fmt: skip
         if any(stale):
-            self.telemetry.stale(sum(stale))
+            self.metrics.applied("stale", case.stale_policy, sum(stale))
         return stale
-
-    def _one(
-        self, instance: Instance, rows: OnlineFeatures, i: int, score: float, now: datetime,
-        stale: bool,
-    ) -> Answer:  # fmt: skip
-        store = rows.tick.timestamp()
-        ages = {v: number((store - ticks[i]) / 60.0) for v, ticks in rows.view_ticks.items()}
-        prediction = Prediction(
-            id=new_id(),
-            use_case=self.name,
-            at=now,
-            prediction_time=instance.prediction_time,
-            tick=rows.tick,
-            fields=instance.fields,
-            score=score,
-            version=self.version,
-            certificate=self.certificate.id,
-            subject=self.certificate.subject,
-            features={name: number(values[i]) for name, values in rows.columns.items()},
-            ages_minutes=ages,
-            stale=stale,
-        )
-        decision = score >= self._threshold if self.use_case.task == "binary" else None
-        missing = tuple(view for view, age in ages.items() if age is None)
-        return Answer(
-            prediction=prediction, tick=rows.tick, decision=decision, missing=missing, stale=stale,
-        )  # fmt: skip
-
-
-def number(value: float) -> float | None:
-    """A float for JSON, None for NaN."""
-    return None if np.isnan(value) else float(value)

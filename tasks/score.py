@@ -27,7 +27,7 @@ from tasks.types import Step
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from serving.service import Answer
+    from serving.answered import Answered
 
 CHUNK = 1024
 TIME = "prediction_time"  # the one column that may be missing: ``at`` takes its place
@@ -63,8 +63,9 @@ def score_requests(use_case: str, source: str, at: datetime) -> Scored:
         home, declared = open_home(), get_use_case(use_case)
         answers = score(home, declared, read_requests(Path(source), declared), at)
         path = keep(home, declared, answers, at)
-        s.say(f"{len(answers):,} predictions as of tick {answers[0].prediction.tick}, in {path}")
-    return Scored(str(path), len(answers), s.record)
+        rows = sum(len(chunk.ids) for chunk in answers)
+        s.say(f"{rows:,} predictions as of tick {answers[0].tick}, in {path}")
+    return Scored(str(path), rows, s.record)
 
 
 def read_requests(path: Path, use_case: UseCase) -> list[dict[str, Any]]:
@@ -88,24 +89,22 @@ def read_requests(path: Path, use_case: UseCase) -> list[dict[str, Any]]:
     return [_instance(use_case, row) for row in frame.select(wanted).to_dicts()]
 
 
-def score(home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetime) -> list[Answer]:
-    """Answers to ``rows``; nothing is recorded yet.
+def score(
+    home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetime
+) -> list[Answered]:
+    """Answers to ``rows``, in chunks; nothing is recorded yet.
 
     Raises:
         SourceError: a row is refused; names it and its field, or ``--at`` where the row states no
             time of its own.
     """
-    from prometheus_client import CollectorRegistry
-
     from serving.loading import load_service
     from serving.releases import read_current
     from serving.requests import instance_of
-    from serving.telemetry import Telemetry
     from tasks.ledger import own_trust
 
-    folder, version = read_current(home, use_case.name)
-    telemetry = Telemetry(use_case.name, version, CollectorRegistry())
-    service = load_service(home, use_case, folder, trust=own_trust(home), telemetry=telemetry)
+    folder, _ = read_current(home, use_case.name)
+    service = load_service(home, use_case, folder, trust=own_trust(home))
     try:
         asked = aware(at)
         instances = []
@@ -115,51 +114,51 @@ def score(home: Home, use_case: UseCase, rows: list[dict[str, Any]], at: datetim
         answers = []
         for start in range(0, len(instances), CHUNK):
             with _named(rows, start, asked):
-                answers += service.predict(instances[start : start + CHUNK])
+                answers.append(service.ask(instances[start : start + CHUNK]).answered)
     finally:
         service.close()
     return answers
 
 
-def keep(home: Home, use_case: UseCase, answers: list[Answer], at: datetime) -> Path:
+def keep(home: Home, use_case: UseCase, answers: list[Answered], at: datetime) -> Path:
     """Record answers together and write their file, whose name and ids follow from them.
 
     The record comes before the file gets its name: every id in a file can be audited. A rerun
     after a crash in between finds the record, and writes the file only.
     """
-    from serving.predictions import as_answered, find_all
+    from serving.predictions import find_all
     from serving.segments import PredictionLog
 
     digest = _digest(answers)
-    batch = [_as_batch(answer, digest, i) for i, answer in enumerate(answers)]
-    chunks = [[a.prediction for a in batch[i : i + CHUNK]] for i in range(0, len(batch), CHUNK)]
+    batch = [_as_batch(chunk, digest, i * CHUNK) for i, chunk in enumerate(answers)]
     path = home.path("scores", use_case.name, f"{at:%Y%m%dT%H%M%S}-{digest[:12]}.parquet")
     with home.lock(f"scores-{use_case.name}"), _renamed(path) as temporary:
         _write(temporary, use_case, batch)
-        recorded = find_all(home, [chunk[0].id for chunk in chunks])
+        recorded = find_all(home, [chunk.ids[0] for chunk in batch])
         log = PredictionLog(home, use_case)
         try:  # a chunk is recorded whole or not at all
-            for chunk in chunks:
-                if chunk[0].id not in recorded:
-                    log.record(as_answered(chunk, use_case))
+            for chunk in batch:
+                if chunk.ids[0] not in recorded:
+                    log.record(chunk)
         finally:
             log.close()
     return path
 
 
-def _digest(answers: list[Answer]) -> str:
+def _digest(answers: list[Answered]) -> str:
     """sha256 of what was asked and answered, by which certificate, from which features."""
-    told = [
-        (p.fields, p.prediction_time, p.tick, p.score, p.certificate, p.features)
-        for p in (answer.prediction for answer in answers)
-    ]
-    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
+    told = hashlib.sha256()
+    for chunk in answers:
+        facts = (chunk.fields, chunk.prediction_times, chunk.tick, chunk.certificate)
+        told.update(json.dumps(facts, default=str).encode())
+        told.update(chunk.scores.tobytes() + chunk.values.tobytes())
+    return told.hexdigest()
 
 
-def _as_batch(answer: Answer, digest: str, position: int) -> Answer:
+def _as_batch(chunk: Answered, digest: str, start: int) -> Answered:
     """The ids of a batch lie together, so that a search for one looks into few files."""
-    row = f"{digest[:20]}{position:012x}"
-    return replace(answer, prediction=replace(answer.prediction, id=row, source="batch"))
+    ids = [f"{digest[:20]}{start + i:012x}" for i in range(len(chunk.ids))]
+    return replace(chunk, ids=ids, source="batch")
 
 
 @contextmanager
@@ -218,22 +217,23 @@ def _cell(kind: str, value: Any) -> Any:
     return str(value)
 
 
-def _write(path: Path, use_case: UseCase, answers: list[Answer]) -> None:
+def _write(path: Path, use_case: UseCase, answers: list[Answered]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     value = "probability" if use_case.task == "binary" else "value"
     rows = [
         {
-            "prediction_id": a.prediction.id,
-            **a.prediction.fields,
-            "prediction_time": a.prediction.prediction_time,
-            "tick": a.prediction.tick,
-            value: a.prediction.score,
-            "model_version": a.prediction.version,
-            "certificate": a.prediction.certificate,
+            "prediction_id": prediction_id,
+            **chunk.fields[i],
+            "prediction_time": chunk.prediction_times[i],
+            "tick": chunk.tick,
+            value: float(chunk.scores[i]),
+            "model_version": chunk.version,
+            "certificate": chunk.certificate,
         }
-        for a in answers
+        for chunk in answers
+        for i, prediction_id in enumerate(chunk.ids)
     ]
     table: pa.Table = pa.Table.from_pylist(rows)
     pq.write_table(table, path)

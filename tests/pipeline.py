@@ -19,15 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.registry import get_use_case
 from feature_repo.tables import content_digest
 from serving import ledger
 from serving.loading import load_service
 from serving.releases import read_current
-from serving.telemetry import Telemetry
 from tasks.ledger import own_trust
 
 ROOT = Path(__file__).parent.parent
@@ -197,8 +194,7 @@ def check_sound(home: Home) -> None:
     assert len(subjects) == len(set(subjects))
     assert subjects
     use_case = get_use_case("weather")
-    folder, version = read_current(home, "weather")
-    telemetry = Telemetry("weather", version, CollectorRegistry())
-    service = load_service(home, use_case, folder, trust=own_trust(home), telemetry=telemetry)
+    folder, _ = read_current(home, "weather")
+    service = load_service(home, use_case, folder, trust=own_trust(home))
     assert service.ready()
     service.close()

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from feature_repo.contract import (
-    DerivedInput,
     Entity,
     EventLog,
     FeatureSpec,
     GateRule,
     RawTable,
-    RequestField,
     UseCase,
 )
 from feature_repo.flights.logs import (
@@ -26,12 +22,8 @@ from feature_repo.flights.logs import (
     SCHEDULE,
     WEATHER,
 )
-from feature_repo.local_time import local_time
+from feature_repo.flights.requests import DERIVED, FIELDS, REQUESTS, RULES
 
-if TYPE_CHECKING:
-    from feature_repo.contract import Column
-
-ZONE = "America/New_York"
 DELAY = (-180.0, 2880.0)
 SHARE = (0.0, 1.0)
 COUNT = (0.0, 100_000.0)
@@ -163,67 +155,6 @@ FEATURES = (
     _last("weather_age", ORIGIN, WEATHER, "observed", INSTANT, "hour of the weather observation"),
 )
 
-FIELDS = (
-    RequestField(name="carrier", dtype="string", description="airline, two letters"),
-    RequestField(name="origin", dtype="string", description="airport: EWR, JFK or LGA"),
-    RequestField(name="dest", dtype="string", description="airport of destination"),
-    RequestField(
-        name="tailnum", dtype="string", model_input=False, description="aircraft, if assigned"
-    ),
-    RequestField(
-        name="flight", dtype="string", model_input=False, description="flight number"
-    ),
-    RequestField(
-        name="distance", dtype="number", bounds=(1, 12_000), description="miles to the destination"
-    ),
-    RequestField(
-        name="scheduled_departure", dtype="timestamp", description="scheduled departure, UTC"
-    ),
-    RequestField(name="scheduled_arrival", dtype="timestamp", description="scheduled arrival, UTC"),
-)  # fmt: skip
-
-
-def local_hour(columns: Mapping[str, Column]) -> Column:
-    """Hour of the scheduled departure on New York's clock, '00' to '23'."""
-    local = local_time(columns["scheduled_departure"], ZONE)
-    hours: Column = np.char.zfill((local.astype(np.int64) // 3600 % 24).astype(str), 2)
-    return hours
-
-
-def local_weekday(columns: Mapping[str, Column]) -> Column:
-    """Weekday of the scheduled departure on New York's clock, '0' (Monday) to '6'."""
-    local = local_time(columns["scheduled_departure"], ZONE)
-    # The epoch's first day was a Thursday.
-    days: Column = ((local.astype(np.int64) // 86_400 + 3) % 7).astype(str)
-    return days
-
-
-def local_minute(columns: Mapping[str, Column]) -> Column:
-    """Minute of the day of the scheduled departure on New York's clock."""
-    local = local_time(columns["scheduled_departure"], ZONE)
-    minutes: Column = (local.astype(np.int64) // 60 % 1440).astype(np.float64)
-    return minutes
-
-
-def scheduled_minutes(columns: Mapping[str, Column]) -> Column:
-    """Scheduled duration, gate to gate, in minutes."""
-    span = columns["scheduled_arrival"] - columns["scheduled_departure"]
-    minutes: Column = span.astype("timedelta64[s]").astype(np.float64) / 60
-    return minutes
-
-
-REQUESTS = """
-  select concat_ws('_', date, carrier, flight, origin) as request_id,
-    scheduled_departure - interval '60' minute as prediction_time,
-    scheduled_departure as event_time,
-    carrier, origin, dest, tailnum, flight, distance,
-    scheduled_departure, scheduled_arrival,
-    case when arr_delay > 15 then 1.0D when arr_delay is not null then 0.0D end as label,
-    scheduled_arrival + arr_delay * interval '1' minute + interval '15' minute
-      as label_available_at
-  from flights
-"""
-
 
 def schemas() -> Mapping[str, Any]:
     """The contract of each raw table; Pandera's import takes seconds, and few need it."""
@@ -261,14 +192,10 @@ FLIGHTS = UseCase(
     ),
     requests_sql=REQUESTS,
     fields=FIELDS,
-    derived=(
-        DerivedInput(name="local_hour", function=local_hour, categorical=True),
-        DerivedInput(name="local_weekday", function=local_weekday, categorical=True),
-        DerivedInput(name="local_minute", function=local_minute),
-        DerivedInput(name="scheduled_minutes", function=scheduled_minutes),
-    ),
+    derived=DERIVED,
     features=FEATURES,
     identity=("carrier", "flight", "origin", "scheduled_departure"),
+    rules=RULES,
     slices=("origin", "carrier", "month"),
     gate=(
         _rule("ranks well", "test.auc", ">=", 0.765),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from feature_repo.contract import (
     RequestField,
     UseCase,
 )
-from feature_repo.local_time import local_time
+from feature_repo.local_time import local_time, two_digits
+from feature_repo.request_rules import RequestRule
 from feature_repo.weather.network import RESIDUAL_MLP
 
 if TYPE_CHECKING:
@@ -102,11 +103,16 @@ FIELDS = (
 )
 
 
+def lies_ahead(fields: Mapping[str, Any], asked: datetime) -> bool:
+    """By at most a day: the model forecasts three hours."""
+    ahead: timedelta = fields["target_hour"] - asked
+    return timedelta(0) < ahead <= timedelta(days=1)
+
+
 def local_hour(columns: Mapping[str, Column]) -> Column:
     """Hour of the day to forecast on New York's clock, '00' to '23'."""
     local = local_time(columns["target_hour"], ZONE).astype(np.int64)
-    hours: Column = np.char.zfill((local // 3600 % 24).astype(str), 2)
-    return hours
+    return two_digits(local // 3600 % 24)
 
 
 def hour_sine(columns: Mapping[str, Column]) -> Column:
@@ -166,6 +172,12 @@ WEATHER = UseCase(
         DerivedInput(name="hour_cosine", function=hour_cosine),
     ),
     features=FEATURES,
+    rules=(
+        RequestRule(
+            field="target_hour", says="must be after the prediction time, within a day",
+            holds=lies_ahead,
+        ),
+    ),
     slices=("origin", "month"),
     # Measured on November and December: this network 4.2 °F, ridge 4.7, the last temperature 5.0.
     gate=(

@@ -24,7 +24,6 @@ from serving.predictor import Predictor
 from serving.releases import write_current
 from serving.sealing import seal_ended
 from serving.segments import PredictionLog
-from serving.service import number
 from tasks.audit import audit, audit_report
 from tasks.probe import agree
 from tasks.promotion import promote_version
@@ -54,7 +53,7 @@ def answer(run: Judged) -> Prediction:
     columns = labelled_rows(TOY, rows, "test").columns
     score = Predictor(TOY, Path(run.certified.model_dir)).predict(columns)[0]
     fields = {f.name: columns[f.name][0] for f in TOY.fields}
-    features = {s.name: number(columns[s.name][0]) for s in TOY.features}
+    features = {s.name: float(columns[s.name][0]) for s in TOY.features}
     tick = columns["tick"][0].astype("datetime64[s]").item().replace(tzinfo=timezone.utc)
     return Prediction(
         id="p1", use_case="toy", at=NOW, prediction_time=tick, tick=tick, fields=fields,

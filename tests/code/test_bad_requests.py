@@ -22,6 +22,7 @@ def without(field: str) -> bytes:
 
 
 GOOD = changed()
+UA = {"name": "carrier", "datatype": "BYTES", "shape": [1], "data": ["UA"]}
 BAD: dict[str, tuple[bytes, int, str]] = {
     "empty body": (b"", 400, ""),
     "no JSON": (b"{", 400, ""),
@@ -81,7 +82,19 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "long after the store": (
         changed(prediction_time="2013-11-05T14:50:00Z"), 503, "instances[0].prediction_time",
     ),
-    "now, with a store of 2013": (without("prediction_time"), 503, "instances[0].prediction_time"),
+    "now, of a flight of 2013": (
+        without("prediction_time"), 422, "instances[0].scheduled_departure",
+    ),
+    "departs months ahead": (
+        changed(
+            scheduled_departure="2014-03-05T15:00:00Z", scheduled_arrival="2014-03-05T18:00:00Z"
+        ),
+        422, "instances[0].scheduled_departure",
+    ),
+    "arrives before it departs": (
+        changed(scheduled_arrival=FLIGHT["scheduled_departure"]), 422,
+        "instances[0].scheduled_arrival",
+    ),
     "too many": (json.dumps({"instances": [{}] * 1025}).encode(), 413, "instances"),
     "too large a body": (b" " * (1024 * 1024 + 1), 413, ""),
 }  # fmt: skip
@@ -106,11 +119,14 @@ def test_one_bad_instance_refuses_the_batch_and_is_named(running: Running) -> No
         ("/v1/models/other:predict", {}, 404, "model"),
         ("/v2/models/other/infer", {}, 404, "model"),
         ("/v1/models/flights:explain", {}, 404, ""),
-        ("/v2/repository/models/flights/unload", {}, 404, ""),
+        ("/v2/repository/models/flights/unload", {}, 403, "authorization"),
         (PREDICT, {"content_type": "text/plain"}, 415, "content-type"),
         (PREDICT, {"content_type": "application/json; charset=latin-1"}, 415, "content-type"),
-        (PREDICT, {"content_encoding": "gzip"}, 415, "content-encoding"),
-        ("/v2/models/flights/infer", {"inference_header_content_length": "10"}, 415, "inference"),
+        (PREDICT, {"content_encoding": "gzip"}, 400, "content-encoding"),
+        (PREDICT, {"content_encoding": "br"}, 415, "content-encoding"),
+        ("/v2/models/flights/infer", {"inference_header_content_length": "10"}, 400, ""),
+        ("/v2/models/flights/infer", {"inference_header_content_length": "-1"}, 400, "inference"),
+        ("/v2/models/flights/infer", {"inference_header_content_length": "9999"}, 400, "inference"),
     ],
 )
 def test_what_is_not_served_is_refused(
@@ -132,10 +148,11 @@ def test_a_content_type_with_a_charset_is_taken(running: Running) -> None:
     [
         ([], "inputs"),
         ([1], "inputs[0]"),
-        ([{"name": "carrier", "shape": [1]}], "carrier"),
-        ([{"name": "carrier", "shape": [3], "data": ["UA"]}], "carrier"),
-        ([{"name": "carrier", "shape": [1], "data": ["UA"]}] * 2, "carrier"),
-        ([{"name": "carrier", "shape": [1], "data": ["UA"]}], "instances[0].origin"),
+        ([{"name": "carrier", "shape": [1], "data": ["UA"]}], "carrier"),
+        ([{**UA, "data": None}], "carrier"),
+        ([{**UA, "shape": [3]}], "carrier"),
+        ([UA] * 2, "carrier"),
+        ([UA], "instances[0].origin"),
     ],
 )
 def test_bad_v2_input_is_a_4xx_that_names_the_tensor(

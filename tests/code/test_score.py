@@ -154,7 +154,7 @@ def test_outcomes_of_batch_answers_are_joined_by_the_command(batch: Batch) -> No
     [
         ({"drop": "target_hour"}, "column target_hour is missing"),
         ({"target_hour": "tomorrow"}, "row 2, target_hour of the requests is refused"),
-        ({"at": -timedelta(days=1)}, r"--at \S+ is refused: reads tick .* already at"),
+        ({"at": -timedelta(hours=12)}, r"--at \S+ is refused: reads tick .* already at"),
     ],
 )
 def test_bad_file_is_refused_by_name_and_leaves_nothing(
@@ -177,7 +177,7 @@ def test_refused_row_is_counted_through_the_whole_file(
 ) -> None:
     """Rows go to the model by the thousand; the number in the message is the file's."""
     rows = [dict(forecasts(store_tick)[0], prediction_time="") for _ in range(1100)]
-    rows[1049]["prediction_time"] = (store_tick - timedelta(days=1)).isoformat()
+    rows[1049]["prediction_time"] = (store_tick - timedelta(hours=12)).isoformat()
     at = store_tick + get_use_case("weather").lag
     with pytest.raises(SourceError, match=r"row 1,050, prediction_time of the requests is refused"):
         scored(place, write_csv(tmp_path / "late.csv", rows), at)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from conftest import Year
 from log_helpers import prediction, record
-from prometheus_client import CollectorRegistry
 from serving_helpers import certified_model
 
 from feature_repo import offline
@@ -27,8 +24,8 @@ from feature_repo.tables import Table, named, read_table, write_table
 from serving.loading import load_service
 from serving.predictions import since
 from serving.requests import instance_of
+from serving.segments import PredictionLog
 from serving.skew import SkewReport, measure
-from serving.telemetry import Telemetry
 from tasks.ledger import own_trust
 from tasks.skew import deck, measure_skew
 
@@ -47,20 +44,14 @@ def answered(weather_year: Year, tmp_path_factory: pytest.TempPathFactory) -> Ho
     home, use_case = Home(root=tmp_path_factory.mktemp("skew")), weather_year.use_case
     folder, _ = certified_model(home, use_case)
     materialise(home, use_case, weather_year.views, TICK)
-    telemetry = Telemetry(use_case.name, "1.0.0", CollectorRegistry())
-    service = load_service(home, use_case, folder, trust=own_trust(home), telemetry=telemetry)
+    service = load_service(home, use_case, folder, trust=own_trust(home))
     origins = ("EWR", "JFK", "LGA", "XXX")
     asked = [instance_of(0, {**ASKED, "origin": origin}, use_case, TICK) for origin in origins]
-    asyncio.run(_ask(service, asked))
+    log = PredictionLog(home, use_case)
+    log.record(service.ask(asked).answered, service.ask(asked[:2]).answered)
+    log.close()
+    service.close()
     return home
-
-
-async def _ask(service: Any, asked: list[Any]) -> None:
-    try:
-        await service.answer(asked)
-        await service.answer(asked[:2])
-    finally:
-        service.close()
 
 
 def mended(year: Year, home: Home, hours: float, temp: float) -> Table:

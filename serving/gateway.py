@@ -1,0 +1,262 @@
+"""HTTP requests to answers: routes, guards, errors. Knows neither sockets nor KServe."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from feature_repo.errors import AirworthyError, RequestError, StateError
+from serving.bodies import BINARY, HEADER_LENGTH, Headers, inflated, json_length, version_of
+from serving.requests import parse_v1, parse_v2
+from serving.telemetry import log
+
+if TYPE_CHECKING:
+    from serving.answers import Answers
+    from serving.metrics import Metrics
+    from serving.models import Models
+    from serving.service import Service
+
+_PREDICT = re.compile(r"/v1/models/([^/]+):predict")
+_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_REPOSITORY = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
+_INDEX = "/v2/repository/index"
+_MAX_SAID = 1000
+_JSON = (b"content-type", b"application/json")
+_BINARY = (b"content-type", BINARY.encode())
+
+
+class Response(NamedTuple):
+    """Status, body, and headers but for the length."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one request, and all of them together, may take.
+
+    ``concurrent``: requests under way, from their headers to their answers. ``body_seconds``: in
+    which a body must have arrived; ``answer_seconds``: in which a record must be on disk. ``said``:
+    the share of answers of which a line is logged; errors always are.
+    """
+
+    concurrent: int = 256
+    body_seconds: float = 10.0
+    answer_seconds: float = 5.0
+    said: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """What a caller must send as ``authorization: Bearer …``. Empty: predictions need none, and
+    the repository's requests are refused."""
+
+    predictions: str = ""
+    repository: str = ""
+
+
+class Gateway:
+    """Answers POST requests of one server."""
+
+    def __init__(
+        self, models: Models, metrics: Metrics, limits: Limits, tokens: Tokens,
+        change: Callable[[str, str, str], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        """``change(action, model, version)`` loads or unloads a model."""
+        self.models = models
+        self.metrics = metrics
+        self.limits = limits
+        self._tokens = tokens
+        self._change = change
+        self._told = 0.0
+
+    def respond(
+        self, path: str, headers: Headers, body: bytes, began: float
+    ) -> Response | Awaitable[Response]:
+        """The answer, or what will be it: where a record or a model's loading is waited for."""
+        try:
+            if match := _PREDICT.fullmatch(path):
+                return self._predict("v1", match[1], "", headers, body, began)
+            if match := _INFER.fullmatch(path):
+                return self._predict("v2", match[1], match[2] or "", headers, body, began)
+            return self._repository(path, headers, body)
+        except Exception as exc:
+            return self.refusal("http", exc, None, began)
+
+    def refusal(
+        self, protocol: str, exc: Exception, service: Service | None, began: float
+    ) -> Response:
+        """What is answered to a request that failed; it is counted and logged."""
+        status, field, message, retry = _explained(exc)
+        if service is None:
+            self.metrics.refuse(protocol, status)
+        else:
+            service.metrics.answered(protocol, status, perf_counter() - began)
+        if status != 500:  # that one was logged with its traceback
+            log(
+                "refused", logging.ERROR if status >= 500 else logging.WARNING, code=status,
+                protocol=protocol, field=field[:_MAX_SAID], reason=message[:_MAX_SAID],
+            )  # fmt: skip
+        headers = (_JSON, (b"retry-after", b"1")) if retry else (_JSON,)
+        return Response(status, error_body(field, message), headers)
+
+    def busy(self) -> bool:
+        """Whether one more request would be one too many."""
+        return self.metrics.open >= self.limits.concurrent
+
+    def check_caller(self, headers: Headers) -> None:
+        """Refuse a prediction to a caller without the token, where one is asked for.
+
+        Raises:
+            RequestError: 401.
+        """
+        self._check_token(headers, self._tokens.predictions)
+
+    def _check_token(self, headers: Headers, token: str) -> None:
+        if token:
+            sent = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(sent, b"Bearer " + token.encode()):
+                raise RequestError(401, "authorization", "send 'authorization: Bearer TOKEN'")
+
+    def _predict(
+        self, protocol: str, name: str, version: str, headers: Headers, body: bytes, began: float
+    ) -> Response | Awaitable[Response]:
+        service = None
+        try:
+            self.check_caller(headers)
+            service = self.models.get(name, version)
+            header = json_length(headers)
+            body = inflated(headers, body)
+            request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128]
+            if protocol == "v1":
+                question = parse_v1(body, service.use_case, service.inputs, service.now())
+                said: str = ""
+                binary: set[str] | bool = False
+            else:
+                inference = parse_v2(body, header, service.use_case, service.inputs, service.now())
+                question, said, binary = inference.question, inference.id, inference.binary
+            service.metrics.phases["parse"].add(perf_counter() - began)
+            answers = service.ask(question, request_id)
+            response = _said(protocol, service, answers, said, binary)
+            waiting = service.record(answers)
+        except Exception as exc:
+            return self.refusal(protocol, exc, service, began)
+        if waiting is None:
+            return self._answered(protocol, service, response, began)
+        return self._recorded(protocol, service, response, waiting, began)
+
+    async def _recorded(
+        self, protocol: str, service: Service, response: Response, waiting: Awaitable[None],
+        began: float,
+    ) -> Response:  # fmt: skip
+        """The answer, once its record is on disk."""
+        start = perf_counter()
+        try:
+            await asyncio.wait_for(waiting, self.limits.answer_seconds)
+        except TimeoutError:
+            late = RequestError(503, "", "the answer could not be recorded in time; ask again")
+            return self.refusal(protocol, late, service, began)
+        except Exception as exc:
+            return self.refusal(protocol, exc, service, began)
+        service.metrics.phases["record"].add(perf_counter() - start)
+        return self._answered(protocol, service, response, began)
+
+    def _answered(
+        self, protocol: str, service: Service, response: Response, began: float
+    ) -> Response:
+        seconds = perf_counter() - began
+        service.metrics.answered(protocol, response.status, seconds)
+        if self.limits.said:
+            self._told += self.limits.said
+            if self._told >= 1.0:
+                self._told -= 1.0
+                log(
+                    "answered", model=service.name, version=service.version, protocol=protocol,
+                    seconds=round(seconds, 6),
+                )  # fmt: skip
+        return response
+
+    def _repository(
+        self, path: str, headers: Headers, body: bytes
+    ) -> Response | Awaitable[Response]:
+        if path == _INDEX:
+            return Response(200, orjson.dumps(index(self.models)))
+        match = _REPOSITORY.fullmatch(path)
+        if match is None:
+            raise RequestError(
+                404, "", f"nothing is posted to {path}; predictions are at "
+                "/v1/models/NAME:predict and /v2/models/NAME/infer",
+            )  # fmt: skip
+        if not self._tokens.repository:
+            raise RequestError(
+                403, "authorization", "this server changes no models by request: it was started "
+                "without AIRWORTHY_REPOSITORY_TOKEN",
+            )  # fmt: skip
+        self._check_token(headers, self._tokens.repository)
+        return self._changed(match[2], match[1], version_of(inflated(headers, body)))
+
+    async def _changed(self, action: str, name: str, version: str) -> Response:
+        began = perf_counter()
+        try:
+            await self._change(action, name, version)
+        except StateError as exc:  # what is asked for is not there: to ask again does not help
+            gone = RequestError(409, "", str(exc))
+            return self.refusal("repository", gone, None, began)
+        except Exception as exc:
+            return self.refusal("repository", exc, None, began)
+        return Response(200, orjson.dumps({"name": name, action: True}))
+
+
+def index(models: Models) -> list[dict[str, str]]:
+    """The V2 repository's index: each version that is up."""
+    return [
+        {"name": name, "version": version, "state": "READY" if ready else "UNAVAILABLE"}
+        for name in models.names
+        for version in models.versions(name)
+        for ready in [models.get(name, version).ready()]
+    ]
+
+
+def error_body(field: str, message: str) -> bytes:
+    """Both may quote the caller, who may have sent half a surrogate pair or a megabyte."""
+    said = {"field": field[:_MAX_SAID], "message": message[:_MAX_SAID]}
+    clean = {k: v.encode("utf-8", "replace").decode() for k, v in said.items()}
+    return orjson.dumps({"error": clean})
+
+
+def _explained(exc: Exception) -> tuple[int, str, str, bool]:
+    """Status, field, message, and whether to try again soon."""
+    if isinstance(exc, RequestError):
+        return exc.status, exc.field, exc.message, exc.status == 503
+    if isinstance(exc, StateError):
+        return 503, "", str(exc), True
+    if isinstance(exc, AirworthyError):
+        return 409, "", str(exc), False
+    # A fault of ours: logged in full, answered without internals.
+    logging.getLogger("airworthy").error("request failed", exc_info=exc)
+    return 500, "", "internal error; it is in the server's log", False
+
+
+def _said(
+    protocol: str, service: Service, answers: Answers, request_id: str, binary: set[str] | bool
+) -> Response:
+    start = perf_counter()
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+    if protocol == "v1":
+        body = answers.v1()
+    else:
+        body, header = answers.v2(request_id, binary)
+        if header is not None:
+            headers = (_BINARY, (HEADER_LENGTH, b"%d" % header))
+    service.metrics.phases["answer"].add(perf_counter() - start)
+    return Response(200, body, headers)

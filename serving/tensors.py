@@ -1,0 +1,215 @@
+"""Tensors of the V2 protocol (Open Inference Protocol), JSON and binary, in and out.
+
+Binary data follow the protocol's binary tensor extension: little endian, row by row; a BYTES
+element is its length in four bytes, then its bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from feature_repo.errors import RequestError
+
+if TYPE_CHECKING:
+    from feature_repo.inputs import Array
+
+_LENGTH = struct.Struct("<I")
+NUMBERS = {
+    "FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "INT16": "<i2",
+    "INT8": "<i1", "UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "<u1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tensor:
+    """One input: ``data`` holds ``rows * columns`` values, row by row: numbers as an array (or as
+    a list, where JSON gave them and they may be null), BYTES as strings."""
+
+    name: str
+    datatype: str
+    rows: int
+    columns: int
+    data: Array | Sequence[Any]
+
+    def numbers(self) -> Array:
+        """float64 [rows, columns]; null is NaN.
+
+        Raises:
+            RequestError: 422 a value is no number.
+        """
+        data = self.data
+        if not isinstance(data, np.ndarray):
+            if any(type(value) is bool for value in data):
+                raise RequestError(422, self.name, "a boolean is no number")
+            try:
+                data = np.array(data, dtype=np.float64)
+            except (TypeError, ValueError, OverflowError) as exc:
+                raise RequestError(422, self.name, f"holds what is no number ({exc})") from exc
+        return data.reshape(self.rows, self.columns).astype(np.float64)
+
+    def values(self) -> list[Any]:
+        """One JSON value a row, of a tensor with one column."""
+        return self.data.tolist() if isinstance(self.data, np.ndarray) else list(self.data)
+
+
+def read_tensors(inputs: Any, binary: memoryview | None) -> list[Tensor]:
+    """Tensors of a request's ``inputs``; ``binary`` is what follows its JSON header, if anything.
+
+    Raises:
+        RequestError: 400 there are none, 422 names the tensor that is wrong.
+    """
+    if not isinstance(inputs, list) or not inputs:
+        raise RequestError(
+            400, "inputs", 'send {"inputs": [{"name", "shape", "datatype", "data"}]}'
+        )
+    tensors: dict[str, Tensor] = {}
+    start = 0
+    for position, given in enumerate(inputs):
+        tensor, start = _tensor(f"inputs[{position}]", given, binary, start)
+        if tensor.name in tensors:
+            raise RequestError(422, tensor.name, "this tensor is given twice")
+        tensors[tensor.name] = tensor
+    if binary is not None and start != len(binary):
+        raise RequestError(
+            400, "inputs", f"{len(binary) - start} bytes follow the last tensor's binary data"
+        )
+    rows = {tensor.rows for tensor in tensors.values()}
+    if len(rows) != 1 or 0 in rows:
+        raise RequestError(422, "inputs", "all tensors need one batch size n >= 1")
+    return list(tensors.values())
+
+
+def _tensor(where: str, given: Any, binary: memoryview | None, start: int) -> tuple[Tensor, int]:
+    """A tensor, and where the next one's binary data begin."""
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        raise RequestError(422, where, "a tensor is an object with a name, a shape and data")
+    name, datatype = given["name"], given.get("datatype")
+    if datatype != "BYTES" and datatype not in NUMBERS and datatype != "BOOL":
+        known = ", ".join(["BYTES", "BOOL", *NUMBERS])
+        raise RequestError(422, name, f"datatype {datatype!r} is none of {known}")
+    rows, columns = _shape(name, given.get("shape"))
+    parameters = given.get("parameters")
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    data: Any
+    if size is None:
+        data = _flat(name, given.get("data"))
+    else:
+        data = _binary(name, datatype, rows * columns, size, binary, start)
+        start += size
+    if len(data) != rows * columns:
+        raise RequestError(422, name, f"shape {given['shape']!r} does not fit {len(data)} values")
+    return Tensor(name=name, datatype=datatype, rows=rows, columns=columns, data=data), start
+
+
+def _shape(name: str, shape: Any) -> tuple[int, int]:
+    if not isinstance(shape, list) or len(shape) not in (1, 2):
+        raise RequestError(422, name, f"shape {shape!r} is neither [n] nor [n, columns]")
+    if any(type(size) is not int or not 0 <= size < 2**31 for size in shape):
+        raise RequestError(422, name, f"shape {shape!r} holds what is no size")
+    return shape[0], shape[1] if len(shape) == 2 else 1
+
+
+def _flat(name: str, data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        raise RequestError(
+            422, name, "the tensor needs its data as a JSON list, or binary_data_size and binary "
+            "data behind the JSON",
+        )  # fmt: skip
+    if data and isinstance(data[0], list):
+        if any(not isinstance(row, list) for row in data):
+            raise RequestError(422, name, "the data are lists and values mixed")
+        return list(chain.from_iterable(data))
+    return data
+
+
+def _binary(
+    name: str, datatype: str, count: int, size: Any, binary: memoryview | None, start: int
+) -> Array | list[str]:
+    if binary is None:
+        raise RequestError(
+            422, name, "binary_data_size needs the header Inference-Header-Content-Length, which "
+            "says where the JSON ends",
+        )  # fmt: skip
+    if type(size) is not int or size < 0 or start + size > len(binary):
+        raise RequestError(422, name, f"binary_data_size {size!r} is not within the body")
+    part = binary[start : start + size]
+    if datatype == "BYTES":
+        return list(_texts(name, part))
+    dtype = np.dtype(NUMBERS.get(datatype, "?"))
+    if size != count * dtype.itemsize:
+        raise RequestError(
+            422,
+            name,
+            f"{count} values of {datatype} are {count * dtype.itemsize} bytes, not {size}",
+        )
+    return np.frombuffer(part, dtype)
+
+
+def _texts(name: str, part: memoryview) -> Iterator[str]:
+    place = 0
+    while place < len(part):
+        if place + 4 > len(part):
+            raise RequestError(422, name, "the binary data end within a length")
+        (length,) = _LENGTH.unpack_from(part, place)
+        place += 4
+        if place + length > len(part):
+            raise RequestError(422, name, "the binary data end within a value")
+        try:
+            yield str(part[place : place + length], "utf-8")
+        except UnicodeDecodeError as exc:
+            raise RequestError(422, name, f"a value is no UTF-8 ({exc.reason})") from exc
+        place += length
+
+
+def read_grpc(inputs: Sequence[Any]) -> list[Tensor]:
+    """Tensors of a gRPC request, from KServe's ``InferInput`` objects.
+
+    Raises:
+        RequestError: 400 there are none, 422 names the tensor that is wrong.
+    """
+    given, parts = [], []
+    for tensor in inputs:
+        told = {"name": tensor.name, "shape": list(tensor.shape), "datatype": tensor.datatype}
+        raw = tensor._raw_data  # KServe's own accessor turns it into an array, and trusts it
+        if raw is None:
+            told["data"] = _decoded(tensor.name, tensor.data)
+        else:
+            told["parameters"] = {"binary_data_size": len(raw)}
+            parts.append(raw)
+        given.append(told)
+    return read_tensors(given, memoryview(b"".join(parts)))
+
+
+def _decoded(name: str, data: Sequence[Any]) -> list[Any]:
+    try:
+        return [str(v, "utf-8") if isinstance(v, bytes) else v for v in data]
+    except UnicodeDecodeError as exc:
+        raise RequestError(422, name, f"a value is no UTF-8 ({exc.reason})") from exc
+
+
+def pack(datatype: str, data: Sequence[Any]) -> bytes:
+    """Binary data of an output [n]."""
+    if datatype == "BYTES":
+        parts = [value.encode() for value in data]
+        return b"".join([_LENGTH.pack(len(part)) + part for part in parts])
+    return np.array(data, dtype=NUMBERS.get(datatype, "?")).tobytes()
+
+
+def wants_binary(document: Mapping[str, Any]) -> set[str] | bool:
+    """Which outputs a request wants as binary data: all, none, or those named."""
+    parameters = document.get("parameters")
+    if isinstance(parameters, dict) and parameters.get("binary_data_output") is True:
+        return True
+    wanted = set()
+    outputs = document.get("outputs")
+    for output in outputs if isinstance(outputs, list) else ():
+        asked = output.get("parameters") if isinstance(output, dict) else None
+        if isinstance(asked, dict) and asked.get("binary_data") is True:
+            wanted.add(str(output.get("name")))
+    return wanted or False
