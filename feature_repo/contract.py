@@ -235,8 +235,7 @@ class UseCase:
     request's tick before ``stale_policy`` applies, as it does when the store does not answer;
     ``missing_policy``: where a view has no living row. ``rules`` make a request possible.
     ``identity``: the fields that together name what is asked about, by which a label finds its
-    answers; empty: all that are no numbers. ``schemas`` returns the Pandera model of each raw
-    table; import them inside the function.
+    answers; empty: all that are no numbers. ``schemas``, imported inside: each table's Pandera one.
     """
 
     name: str
