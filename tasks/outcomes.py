@@ -91,7 +91,7 @@ def describe(outcomes: Outcomes) -> str:
     )
 
 
-@task(requests=SMALL, retries=0, timeout=timedelta(minutes=30))
+@task(requests=SMALL, retries=1, timeout=timedelta(minutes=30))
 def salvage_log(use_case: str) -> str:
     """Seal every ended segment of the prediction log, of damaged ones what is whole; those are put
     aside, and told.
