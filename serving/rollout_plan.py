@@ -1,0 +1,212 @@
+"""A release as it is declared, and where it stands: what ``serving.rollout`` decides on.
+
+Frozen and plain, so that a state goes into JSON after one look and comes out before the next.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.errors import DeclarationError, StateError
+
+Floats = npt.NDArray[np.float64]
+Kind = Literal["up", "hold", "back"]
+FORMAT = "airworthy.rollout/v1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How much worse the challenger may be. A proof of more than that takes it back.
+
+    ``failed``, ``slow``, ``mistakes``: differences of shares; ``slow_seconds``: from where an
+    answer is slow; ``shift``: of the mean score, either way, in its unit; ``loss``: squared error.
+    """
+
+    failed: float = 0.01
+    slow: float = 0.05
+    slow_seconds: float = 0.25
+    shift: float = 0.05
+    mistakes: float = 0.005
+    loss: float = 0.005
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A release as it is declared, before anything is seen.
+
+    ``steps``: percent of the traffic, after the shadow, the last one 100. Each step, the shadow
+    included, needs ``requests`` answers of the challenger, ``pairs`` new answers of both models to
+    the same requests and ``outcomes`` new pairs with their label, or intervals that exclude harm.
+    ``pairs`` and ``outcomes`` are not asked for at the last step, where the champion answers
+    nothing. ``bounded``: scores and losses lie in [0, 1] (a binary task).
+
+    Raises:
+        DeclarationError: steps do not rise to 100, or alpha is no probability.
+    """
+
+    steps: tuple[int, ...] = (5, 25, 50, 100)
+    requests: int = 200
+    pairs: int = 200
+    outcomes: int = 0
+    alpha: float = 0.05
+    limits: Limits = Limits()
+    bounded: bool = True
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip((0, *self.steps), self.steps, strict=False))
+        if not self.steps or not rising or self.steps[-1] != 100:
+            raise DeclarationError(f"steps {self.steps}: they must rise from above 0 to 100")
+        if not 0 < self.alpha < 1:
+            raise DeclarationError(f"alpha {self.alpha}: it must be above 0 and below 1")
+
+    def percent(self, step: int) -> int:
+        """Share of the traffic at a step; step 0 is the shadow."""
+        return self.steps[step - 1] if step else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """Answers of one arm, how many of them failed, and how many were slow."""
+
+    requests: int = 0
+    failed: int = 0
+    slow: int = 0
+
+    def since(self, begun: Traffic) -> Traffic:
+        """What came after ``begun``."""
+        return Traffic(
+            requests=self.requests - begun.requests,
+            failed=self.failed - begun.failed,
+            slow=self.slow - begun.slow,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that was seen since the release began, as of one look.
+
+    ``shift`` float64 [pairs]: the challenger's score less the champion's on one request;
+    ``mistakes``, ``loss`` float64 [outcomes]: likewise, whether the decision was wrong (-1, 0, 1;
+    none of a regression) and the squared error of the score.
+    """
+
+    champion: Traffic
+    challenger: Traffic
+    shift: Floats
+    mistakes: Floats
+    loss: Floats
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What had been seen when a step began."""
+
+    champion: Traffic = Traffic()
+    challenger: Traffic = Traffic()
+    pairs: int = 0
+    outcomes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One sequence at one look: the challenger less the champion. ``low`` and ``high`` are None
+    where nothing is known on that side."""
+
+    name: str
+    count: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    limit: float
+
+    @property
+    def harm(self) -> bool:
+        """Whether more than the limit is proven."""
+        below = self.name == "shift" and self.high is not None and self.high < -self.limit
+        return below or (self.low is not None and self.low > self.limit)
+
+    @property
+    def safe(self) -> bool:
+        """Whether harm beyond the limit is excluded."""
+        above = self.high is not None and self.high <= self.limit
+        below = self.name != "shift" or (self.low is not None and self.low >= -self.limit)
+        return above and below
+
+    @property
+    def suspect(self) -> bool:
+        """Whether what was seen is beyond the limit, proven or not."""
+        seen = self.mean or 0.0
+        return (abs(seen) if self.name == "shift" else seen) > self.limit
+
+    def describe(self) -> str:
+        """The figure in words."""
+        if self.mean is None or self.low is None or self.high is None:
+            return f"{self.name}: nothing known yet of {self.count:,} (limit {self.limit:g})"
+        return (
+            f"{self.name} {self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f}, limit "
+            f"{self.limit:g}, {self.count:,} seen)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What a look decided, why in words, and the figures that led to it."""
+
+    kind: Kind
+    step: int
+    percent: int
+    words: str
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """Where a release stands. ``ended``: empty while it goes on; ``done``: 100 % were passed and
+    the challenger may be promoted."""
+
+    step: int = 0
+    begun: Counts = Counts()
+    ended: Literal["", "back", "done"] = ""
+    decisions: tuple[Decision, ...] = ()
+
+
+def to_json(plan: Plan, state: State, more: dict[str, Any]) -> bytes:
+    """Plan, state and what else a release must remember, as one document."""
+    document = {"format": FORMAT, "plan": asdict(plan), "state": asdict(state), **more}
+    return json.dumps(document, indent=1, allow_nan=False).encode()
+
+
+def from_json(content: bytes) -> tuple[Plan, State, dict[str, Any]]:
+    """What ``to_json`` wrote.
+
+    Raises:
+        StateError: it is not such a document.
+    """
+    try:
+        document = json.loads(content)
+        if document.pop("format") != FORMAT:
+            raise ValueError("another format")
+        said, was = document.pop("plan"), document.pop("state")
+        said |= {"limits": Limits(**said["limits"]), "steps": tuple(said["steps"])}
+        decisions = tuple(_decision(decision) for decision in was["decisions"])
+        state = State(**{**was, "begun": _counts(was["begun"]), "decisions": decisions})
+        return Plan(**said), state, document
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise StateError(
+            f"the state of the release is damaged ({exc!r}); roll back, and begin it again"
+        ) from exc
+
+
+def _decision(told: dict[str, Any]) -> Decision:
+    figures = tuple(Figure(**figure) for figure in told["figures"])
+    return Decision(**{**told, "figures": figures})
+
+
+def _counts(told: dict[str, Any]) -> Counts:
+    arms = {arm: Traffic(**told[arm]) for arm in ("champion", "challenger")}
+    return Counts(**{**told, **arms})
