@@ -15,6 +15,7 @@ from log_helpers import record, rewrite
 
 from feature_repo.errors import CertificateError, LedgerError, SkewError, StateError
 from feature_repo.home import Home, open_home
+from feature_repo.inputs import input_columns, model_inputs
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import read_table, table_place
 from serving import dsse, revocations
@@ -83,6 +84,26 @@ def test_the_chain_reaches_from_the_answer_to_the_raw_files(
         "flights.distance: in_range(0, 9999)", "flights.csv, 1,234 bytes, sha256 " + "5" * 64,
     ):  # fmt: skip
         assert link in text, link
+
+
+def test_an_answer_to_a_vector_is_recomputed_from_it(
+    home: Home, template: tuple[Home, Judged]
+) -> None:
+    """The numbers that the caller sent, and the words among the fields; no tick."""
+    columns = labelled_rows(TOY, read_table(template[1].training_set), "test").columns
+    inputs, names = model_inputs(TOY, columns), input_columns(TOY)
+    vector = replace(
+        answer(template[1]), id="v1", tick=None, layout="vector", ages_minutes={},
+        features={name: float(inputs[name][0]) for name in names.numeric},
+        fields={name: str(inputs[name][0]) for name in names.categorical},
+    )  # fmt: skip
+    record(home, TOY, vector)
+    text = audit(home, "v1")
+    assert "a vector that the caller sent" in text
+    assert "recomputed from the recorded inputs by this model: equal" in text
+    rewrite(home, TOY, "v1", score=vector.score + 0.01)
+    with pytest.raises(SkewError, match="prediction v1"):
+        audit(home, "v1")
 
 
 def test_the_history_names_each_champion_with_its_time(home: Home) -> None:
