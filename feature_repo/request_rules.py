@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-# Refuse the request; serve what is there, and say in the answer what is not; or answer by the
-# fallback, a model that reads the request alone.
-Policy = Literal["refuse", "serve", "fallback"]
+# Refuse the request; or serve what is there, and say in the answer what is not.
+Policy = Literal["refuse", "serve"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

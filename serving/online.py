@@ -107,6 +107,15 @@ class OnlineStore:
             features=self._layout.features, views=self._layout.views,
         )  # fmt: skip
 
+    def nothing(self, tick: datetime, count: int) -> OnlineFeatures:
+        """What n requests read where the store does not answer: every feature is missing."""
+        features, views = self._layout.features, self._layout.views
+        return OnlineFeatures(
+            tick=tick, values=np.full((count, len(features)), np.nan),
+            events=np.full((count, len(views)), np.nan), copy_age=0.0,
+            features=features, views=views,
+        )  # fmt: skip
+
     def close(self) -> None:
         """Let go of the store."""
         self._rows.close()

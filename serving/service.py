@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -138,17 +138,17 @@ class Service:
     def _ask_stored(self, instances: Sequence[Instance], request_id: str) -> Answers:
         began, now = perf_counter(), self.now()
         fields = [instance.fields for instance in instances]
-        rows = self._store.read(fields)
-        stale = self._check_ticks(instances, rows.tick)
+        rows, stale = self._looked_up(instances, fields)
         at = rows.tick.timestamp()
         ages = (at - rows.events) / 60.0
         self.metrics.looked_up(at, ages, rows.copy_age)
+        missing = self._missing(ages)
         found = perf_counter()
         self.metrics.phases["features"].add(found - began)
         scored = self._predict(instances, rows, at)
         self.metrics.phases["predict"].add(perf_counter() - found)
         return Answers(
-            use_case=self.use_case, views=self._views, missing=self._missing(ages), stale=stale,
+            use_case=self.use_case, views=self._views, missing=missing, stale=stale,
             threshold=self._threshold, copy_age=rows.copy_age, unknown=self._unknown(scored),
             answered=Answered(
                 ids=new_ids(len(instances)), at=now,
@@ -159,6 +159,24 @@ class Service:
                 request_id=request_id, role=self._role,
             ),
         )  # fmt: skip
+
+    def _looked_up(
+        self, instances: Sequence[Instance], fields: Sequence[Mapping[str, Any]]
+    ) -> tuple[OnlineFeatures, list[bool]]:
+        """Stored features, and which instances they are too old for. A store that does not answer
+        is one that is too old: by policy its features are missing."""
+        try:
+            rows = self._store.read(fields)
+        except StateError as exc:
+            policy = self.use_case.stale_policy
+            self.metrics.applied("outage", policy, len(instances))
+            if policy == "refuse":
+                raise
+            log("answered without the feature store", logging.ERROR, reason=str(exc))
+            case = self.use_case
+            asked = tick_of(instances[0].prediction_time, tick=case.tick, lag=case.lag)
+            return self._store.nothing(asked, len(instances)), [True] * len(instances)
+        return rows, self._check_ticks(instances, rows.tick)
 
     def _predict(self, instances: Sequence[Instance], rows: OnlineFeatures, at: float) -> Scored:
         try:
@@ -177,11 +195,24 @@ class Service:
             raise RequestError(503, "", "the model gave no finite prediction; none is answered")
 
     def _missing(self, ages: Array) -> list[list[str]]:
-        """Views without a living row, of each instance."""
+        """Views without a living row, of each instance.
+
+        Raises:
+            RequestError: 422 the declared policy refuses such instances.
+        """
         lost = np.isnan(ages)
         if not lost.any():
             return [[]] * len(ages)
-        return [[self._views[view] for view in np.flatnonzero(row)] for row in lost]
+        missing = [[self._views[view] for view in np.flatnonzero(row)] for row in lost]
+        policy = self.use_case.missing_policy
+        self.metrics.applied("missing", policy, sum(map(bool, missing)))
+        if policy == "refuse":
+            first = next(i for i, views in enumerate(missing) if views)
+            raise RequestError(
+                422, f"instances[{first}]", f"the store has no living row of "
+                f"{', '.join(missing[first])} for these entities; ask about known ones",
+            )  # fmt: skip
+        return missing
 
     def _unknown(self, scored: Scored) -> list[list[str]]:
         """Categorical inputs with a value that the training part never held, of each instance."""

@@ -27,6 +27,7 @@ from feature_repo.registry import get_use_case
 from serving import revocations
 from serving.certificate import Certificate, issue
 from serving.dsse import SigningKey, signing_key
+from serving.predictions import Prediction, find
 from serving.preprocess import Preprocessor
 from tasks.ledger import append
 
@@ -200,6 +201,13 @@ def ask(
         return Response(status=status, body=json.loads(text), text=text)
     except ValueError:
         return Response(status=status, body=None, text=text)
+
+
+def find_recorded(home: Home, prediction_id: str) -> Prediction:
+    """The record of an answer, which there must be."""
+    found = find(home, prediction_id)
+    assert found is not None, prediction_id
+    return found
 
 
 def predict(port: int, *instances: Mapping[str, Any]) -> Response:
