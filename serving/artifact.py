@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feature_repo.errors import CertificateError, StateError
+from feature_repo.home import digest_of
 
 MODEL = "model.onnx"
 PREPROCESS = "preprocess.json"
@@ -33,6 +34,14 @@ class ModelInfo:
     categorical: tuple[str, ...]
     tick_seconds: int
     lag_seconds: int
+
+
+def content_of(files: Mapping[str, str]) -> str:
+    """One digest of what gives a model's answers, its graph and its preprocessing, by the digests
+    of its files; nothing where one of the two is missing. What was measured and written about the
+    model is not in it: the same answers stay the same model."""
+    answering = {name: files[name] for name in (MODEL, PREPROCESS) if name in files}
+    return digest_of(answering) if len(answering) == 2 else ""
 
 
 def read_file(folder: Path, name: str, files: Mapping[str, str] | None) -> bytes:

@@ -7,7 +7,7 @@ outside of it: ``trust/revocations.json`` and ``releases/<use case>/`` of the ho
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,9 +16,10 @@ from typing import Any
 
 from feature_repo.errors import CertificateError, StateError
 from feature_repo.home import Home, digest_of, folder_digests
-from serving.artifact import CERTIFICATE, MODEL_JSON, read_model
+from serving import revocations
+from serving.artifact import CERTIFICATE, MODEL_JSON, content_of, read_model
 from serving.dsse import SigningKey, Trust, trust_in
-from serving.revocations import revoked
+from serving.ledger import Revocation
 from serving.statements import Statement, instant, read_statement, write_statement
 
 FORMAT = "airworthy.certificate/v1"
@@ -107,7 +108,7 @@ def read(folder: Path, trust: Trust | None = None) -> Certificate:
 
 
 def verify(
-    folder: Path, trust: Trust, *, revoked: Collection[str], released: bool, now: datetime
+    folder: Path, trust: Trust, *, revoked: Iterable[Revocation], released: bool, now: datetime
 ) -> Certificate:
     """Check that the model in ``folder`` may fly: signature, files, gate, revocation, date.
 
@@ -127,12 +128,10 @@ def verify(
             f"{path}: the gate refused this model ({_failed(gate)}); serve the champion, or "
             "train a model that passes"
         )
-    if certificate.id in revoked:
-        raise CertificateError(
-            f"{path}: certificate {certificate.id} is revoked; serve another model, or lift the "
-            "revocation when its reason is gone (pyflyte run workflows/registry.py reinstate "
-            f"--certificate_id {certificate.id} --reason ...)"
-        )
+    try:
+        revocations.check(revoked, {certificate.id}, content_of(certificate.files))
+    except CertificateError as exc:
+        raise CertificateError(f"{path}: {exc}") from exc
     if certificate.expired(now) and not released:
         raise CertificateError(
             f"{path}: certificate {certificate.id} expired at {certificate.expires_at.isoformat()} "
@@ -155,7 +154,8 @@ def clear(home: Home, folder: Path, trust: Trust, now: datetime) -> Cleared:
     released = statement is not None and (
         instant(statement.predicate.get("released_at")) < certificate.expires_at
     )
-    certificate = verify(folder, trust, revoked=revoked(home, trust), released=released, now=now)
+    revoked = revocations.revoked(home, trust)
+    certificate = verify(folder, trust, revoked=revoked, released=released, now=now)
     return Cleared(certificate=certificate, expired=certificate.expired(now))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,16 @@ class Left(NamedTuple):
 
     torn: bool
     pending: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revocation:
+    """A revoked certificate, the content of its model (``artifact.content_of``; nothing where
+    an older version revoked it), and why."""
+
+    id: str
+    content: str
+    reason: str
 
 
 def entries(home: Home) -> list[Entry]:
@@ -57,15 +68,26 @@ def verify(home: Home, trust: dsse.Trust) -> list[Entry]:
         return [json.loads(line) for line in found]
 
 
-def revocations(told: list[Entry]) -> dict[str, str]:
-    """Reasons of the revocations that stand, by id of the certificate; a later entry counts."""
-    standing: dict[str, str] = {}
+def revocations(told: list[Entry]) -> dict[str, Revocation]:
+    """The revocations that stand, by id of the certificate; a later entry counts."""
+    standing: dict[str, Revocation] = {}
     for facts in (entry["facts"] for entry in told if entry["kind"] == "revocation"):
+        id_ = str(facts["certificate"])
+        standing.pop(id_, None)
         if facts.get("revoked", True):
-            standing[str(facts["certificate"])] = str(facts["reason"])
-        else:
-            standing.pop(str(facts["certificate"]), None)
+            content = str(facts.get("content", ""))
+            standing[id_] = Revocation(id=id_, content=content, reason=str(facts["reason"]))
     return standing
+
+
+def contents(told: list[Entry]) -> dict[str, str]:
+    """Content of the model (``artifact.content_of``), by id of the certificate; nothing where an
+    older version certified it."""
+    return {
+        str(entry["facts"]["certificate"]): str(entry["facts"].get("content", ""))
+        for entry in told
+        if entry["kind"] == "certificate"
+    }
 
 
 def check_end(home: Home, trust: dsse.Trust) -> Left:

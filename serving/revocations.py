@@ -4,11 +4,15 @@ The ledger tells each revocation too, and the list is held against it: one that 
 revocation is an older list that was put back. The list is there, empty, before the first
 certificate is, so a missing one was deleted. A home without models and ledger, that of a serving
 pod, may lack both; what is mounted there is heeded.
+
+A revocation names the model's content too. A certificate is over figures and texts that another
+run, or another signing key, writes anew: the same model would fly again under another id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -17,13 +21,36 @@ from feature_repo.home import Home
 from serving import ledger
 from serving.artifact import CERTIFICATE
 from serving.dsse import SigningKey, Trust, trust
+from serving.ledger import Revocation
 from serving.statements import read_statement, write_statement
 
-REVOCATION_TYPE = "https://airworthy.dev/revocation/v1"
+REVOCATION_TYPE = "https://airworthy.dev/revocation/v2"
+FIRST_TYPE = "https://airworthy.dev/revocation/v1"  # names certificates only; still read
 
 
-def revoked(home: Home, trust: Trust) -> frozenset[str]:
-    """Ids of the revoked certificates.
+def against(revoked: Iterable[Revocation], ids: Collection[str], content: str) -> Revocation | None:
+    """What speaks against a model with these certificates: one of them, or another certificate
+    over the same content, is revoked."""
+    return next((r for r in revoked if r.id in ids or (r.content and r.content == content)), None)
+
+
+def check(revoked: Iterable[Revocation], ids: Collection[str], content: str) -> None:
+    """Refuse a model that a revocation speaks against.
+
+    Raises:
+        CertificateError: names the revoked certificate, why it is, and the way out.
+    """
+    if found := against(revoked, ids, content):
+        same = "" if found.id in ids else ", and its model is this one (graph and preprocessing)"
+        raise CertificateError(
+            f"certificate {found.id} is revoked ({found.reason}){same}; serve or train another "
+            "model, or lift the revocation when its reason is gone (pyflyte run "
+            f"workflows/registry.py reinstate --certificate_id {found.id} --reason ...)"
+        )
+
+
+def revoked(home: Home, trust: Trust) -> tuple[Revocation, ...]:
+    """The revocations that stand.
 
     Raises:
         CertificateError: the list or the ledger was deleted, changed or put back, or is unsigned:
@@ -35,32 +62,23 @@ def revoked(home: Home, trust: Trust) -> frozenset[str]:
             f"{path} is missing: which certificates are revoked is not known, so none is "
             "believed; restore the list, or run the pipeline, which writes it anew from the ledger"
         )
-    found = frozenset(entry["id"] for entry in _entries(home, trust))
-    if lacking := sorted(_told(home, trust) - found):
+    found = _entries(home, trust)
+    if lacking := sorted(_told(home, trust) - {entry["id"] for entry in found}):
         raise CertificateError(
             f"{path} lacks the revocation of {', '.join(lacking)}, which the ledger tells: an "
             "older list was put back, so no certificate is believed; restore the newest list, or "
             "run the pipeline, which writes it anew from the ledger"
         )
-    return found
+    return _revocations(found)
 
 
-def listed(home: Home, key: SigningKey) -> frozenset[str]:
-    """Ids on the list, whatever the ledger tells: for who holds the key and mends the list.
-
-    Raises:
-        CertificateError: the list that is there is not signed by a trusted key.
-    """
-    return frozenset(entry["id"] for entry in _entries(home, _own_trust(home, key)))
-
-
-def revoke(home: Home, key: SigningKey, certificate_id: str, reason: str, now: datetime) -> None:
-    """Add a certificate to the home's signed list of revocations; once is enough.
+def listed(home: Home, key: SigningKey) -> tuple[Revocation, ...]:
+    """What is on the list, whatever the ledger tells: for who holds the key and mends the list.
 
     Raises:
         CertificateError: the list that is there is not signed by a trusted key.
     """
-    complete(home, key, {certificate_id: reason}, now)
+    return _revocations(_entries(home, _own_trust(home, key)))
 
 
 def lift(home: Home, key: SigningKey, certificate_id: str) -> None:
@@ -74,8 +92,8 @@ def lift(home: Home, key: SigningKey, certificate_id: str) -> None:
         _write(home, key, [entry for entry in entries if entry["id"] != certificate_id])
 
 
-def complete(home: Home, key: SigningKey, known: Mapping[str, str], now: datetime) -> None:
-    """Write the list if it is missing or lacks one of the ``known`` revocations (id to reason).
+def complete(home: Home, key: SigningKey, known: Iterable[Revocation], now: datetime) -> None:
+    """Write the list if it is missing or lacks one of the ``known`` revocations.
 
     Raises:
         CertificateError: the list that is there is not signed by a trusted key.
@@ -83,11 +101,7 @@ def complete(home: Home, key: SigningKey, known: Mapping[str, str], now: datetim
     with home.lock("revocations"):
         entries = _entries(home, _own_trust(home, key))
         there = {entry["id"] for entry in entries}
-        added = [
-            {"id": id_, "reason": reason, "at": now.isoformat()}
-            for id_, reason in known.items()
-            if id_ not in there
-        ]
+        added = [{**asdict(r), "at": now.isoformat()} for r in known if r.id not in there]
         if added or not _path(home).exists():
             _write(home, key, [*entries, *added])
 
@@ -113,10 +127,21 @@ def _entries(home: Home, trust: Trust) -> list[dict[str, str]]:
     path = _path(home)
     if not path.exists():
         return []
-    entries = read_statement(path, REVOCATION_TYPE, trust).predicate.get("revoked")
+    try:
+        statement = read_statement(path, REVOCATION_TYPE, trust)
+    except CertificateError:
+        statement = read_statement(path, FIRST_TYPE, trust)
+    entries = statement.predicate.get("revoked")
     if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
         raise CertificateError(f"{path}: it holds no list of revocations; restore the original")
     return entries
+
+
+def _revocations(entries: list[dict[str, str]]) -> tuple[Revocation, ...]:
+    return tuple(
+        Revocation(id=e["id"], content=e.get("content", ""), reason=e.get("reason", ""))
+        for e in entries
+    )
 
 
 def _path(home: Home) -> Path:

@@ -25,10 +25,10 @@ from feature_repo.home import Home, file_digest, open_home
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import content_digest, table_place
 from serving import certificate, ledger, predictions, revocations
-from serving.artifact import read_model
+from serving.artifact import content_of, read_model
 from serving.predictions import Prediction
 from serving.recompute import recompute
-from serving.releases import check_served
+from tasks.champions import history
 from tasks.ledger import own_trust
 from tasks.probe import agree
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
@@ -134,37 +134,6 @@ def _read_from(found: Prediction) -> str:
     return f"features of tick {_iso(found.tick)}"
 
 
-def history(home: Home, model: str, faults: list[AirworthyError]) -> list[str]:
-    """Champions of a use case over time, from the ledger; added to ``faults``: servers would load
-    another model than the last one, as after a promotion that was killed between the two.
-
-    Raises:
-        StateError: the ledger knows no such model.
-    """
-    entries = [e for e in ledger.entries(home) if e["facts"].get("use_case") == model]
-    if not entries:
-        known = sorted({str(e["facts"].get("use_case", "")) for e in ledger.entries(home)} - {""})
-        raise StateError(
-            f"the ledger knows no model {model!r}; it knows {', '.join(known) or 'none yet'}"
-        )
-    champions = [e for e in entries if e["kind"] == "promotion"]
-    if not champions:
-        return [f"{model}: no champion yet"]
-    ends = [*(str(e["at"]) for e in champions[1:]), "now"]
-    try:
-        check_served(home, model, champions[-1]["subject"], champions[-1]["facts"]["version"])
-    except StateError as exc:
-        faults.append(exc)
-    return [
-        f"champions of {model}:",
-        *(
-            f"  {e['at']} to {end}  {e['facts']['version']:<8} {e['facts']['certificate']}  "
-            f"subject {e['subject'][:12]} (entry {e['n']})"
-            for e, end in zip(champions, ends, strict=True)
-        ),
-    ]
-
-
 def _certified(home: Home, subject: str, certificate_id: str) -> dict[str, Any]:
     """The ledger's entry of the certificate under which an answer was given."""
     for entry in ledger.entries(home):
@@ -194,7 +163,9 @@ def _fault(home: Home, directory: Path, issued: certificate.Certificate, subject
 
 def _verified(home: Home, issued: certificate.Certificate) -> str:
     """A certificate without fault, in words."""
-    revoked = issued.id in revocations.revoked(home, own_trust(home))
+    revoked = revocations.against(
+        revocations.revoked(home, own_trust(home)), {issued.id}, content_of(issued.files)
+    )
     key = "development key" if issued.development else "key"
     state = "expired" if issued.expired(datetime.now(UTC)) else "valid until"
     said = f"verified, every file as signed by {key} {issued.predicate['signer']['keyid']}, "

@@ -7,10 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
-from functools import cache
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +19,15 @@ from feature_repo.home import Home, digest_of, folder_digests, new_folder
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, read_table
 from serving import certificate, dsse, ledger, revocations
-from serving.artifact import CERTIFICATE, EVALUATION, GATE, LINEAGE, MODEL_JSON
-from tasks.cache import source_version
+from serving.artifact import (
+    CERTIFICATE,
+    GATE,
+    LINEAGE,
+    content_of,
+)
+from tasks.circumstances import circumstances, data_facts, plain
 from tasks.folders import open_folder
 from tasks.ledger import append, own_trust
-from tasks.quarantine import quarantine_counts
 from tasks.registry import champion_directory
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.splits import split_facts
@@ -79,7 +80,7 @@ def certify(
             "model": model.digest,
             "trained": trained.digest,
             "card": card.digest,
-            "data": _data(sources, tables, read_table(quarantine)),
+            "data": data_facts(sources, tables, read_table(quarantine)),
             "features": {
                 "declaration": case.declaration,
                 "interface": interface(case),
@@ -92,12 +93,12 @@ def certify(
                 "splits": split_facts(read_table(training_set)),
             },
         }
-        gate = {"passed": passed, "verdicts": [_plain(v) for v in verdicts]}
+        gate = {"passed": passed, "verdicts": [plain(v) for v in verdicts]}
         parts = [open_folder(folder) for folder in (model, evaluation, card)]
         directory = assemble(home, use_case, parts, {GATE: gate, LINEAGE: lineage})
         facts = {
             **{key: lineage[key] for key in ("use_case", "model", "data", "features", "training")},
-            **_circumstances(directory, execution, steps),
+            **circumstances(directory, execution, steps),
             "gate": gate,
         }
         certified = sign(home, case, directory, facts, datetime.now(timezone.utc))
@@ -143,26 +144,27 @@ def sign(
 ) -> Certified:
     """Give the model its version and its certificate, and tell the ledger.
 
-    A valid certificate over the same files stays as it is, and so does a revoked one; an expired
-    one is issued anew, and the model keeps its version.
+    A valid certificate over the same files stays as it is; an expired one is issued anew, and the
+    model keeps its version.
 
     Raises:
         CertificateError: the certificate that is there, or the champion's, was altered or is not
-            signed by a trusted key: nothing of it is signed onwards; or one that was revoked is
-            gone.
+            signed by a trusted key: nothing of it is signed onwards; or a certificate over the
+            same files, or over the same content, is revoked.
     """
     with home.lock("certify"):
         trust, key = own_trust(home), dsse.signing_key(home)
         standing = _standing(directory, trust)
         ledger.check_never_used(home, directory.name)
-        revoked = ledger.revocations(ledger.entries(home))
-        revocations.complete(home, key, revoked, now)
+        told = _told(home, directory.name)
+        ids = {str(facts["certificate"]) for facts in told}
+        _refuse_revoked(home, key, directory, ids | ({standing.id} if standing else set()), now)
         folder = champion_directory(home, use_case.name, facts["model"])
         champion = certificate.read(folder, trust) if folder else None
         version = (
             str(standing.predicate["version"])
             if standing
-            else _told_version(home, directory.name, trust, revoked)
+            else _told_version(home, told, trust)
             or _next(home, use_case.name, champion, facts, trust)
         )
         issued = certificate.issue(
@@ -171,7 +173,7 @@ def sign(
             {**facts, "predecessor": champion.subject if champion else "", "version": version},
             valid_for=VALID_FOR,
             now=now,
-            renew=standing is not None and standing.expired(now) and standing.id not in revoked,
+            renew=standing is not None and standing.expired(now),
         )
         _tell(home, issued)
     return Certified(
@@ -201,20 +203,33 @@ def _standing(directory: Path, trust: dsse.Trust) -> certificate.Certificate | N
     return standing
 
 
-def _told_version(
-    home: Home, subject: str, trust: dsse.Trust, revoked: Mapping[str, str]
-) -> str | None:
+def _told(home: Home, subject: str) -> list[dict[str, Any]]:
+    """What the ledger tells of the certificates over these files."""
+    return [
+        e["facts"]
+        for e in ledger.entries(home)
+        if e["kind"] == "certificate" and e["subject"] == subject
+    ]
+
+
+def _refuse_revoked(
+    home: Home, key: dsse.SigningKey, directory: Path, ids: set[str], now: datetime
+) -> None:
+    """Bring the list of revocations up to the ledger, and hold the model against it."""
+    revoked = ledger.revocations(ledger.entries(home)).values()
+    revocations.complete(home, key, revoked, now)
+    content = content_of(certificate.subject_files(directory))
+    try:
+        revocations.check(revocations.listed(home, key), ids, content)
+    except CertificateError as exc:
+        raise CertificateError(f"this model is not certified: {exc}") from exc
+
+
+def _told_version(home: Home, told: list[dict[str, Any]], trust: dsse.Trust) -> str | None:
     """The version of a model whose certificate is gone, by the verified ledger."""
-    entries = ledger.entries(home)
-    told = [e["facts"] for e in entries if e["kind"] == "certificate" and e["subject"] == subject]
     if not told:
         return None
     ledger.verify(home, trust)
-    for gone in sorted(revoked.keys() & {facts["certificate"] for facts in told}):
-        raise CertificateError(
-            f"certificate {gone} of model {subject} is revoked, and gone; a new one would fly "
-            f"again: restore it, or lift the revocation (registry.py reinstate) of {gone}"
-        )
     return str(told[-1]["version"])
 
 
@@ -250,6 +265,7 @@ def _tell(home: Home, issued: certificate.Certificate) -> None:
         {
             "use_case": predicate["use_case"],
             "certificate": issued.id,
+            "content": content_of(issued.files),
             "version": predicate["version"],
             "passed": predicate["gate"]["passed"],
             "execution": predicate["execution"],
@@ -258,42 +274,3 @@ def _tell(home: Home, issued: certificate.Certificate) -> None:
             "expires_at": predicate["expires_at"],
         },
     )
-
-
-def _data(sources: list[SourceFile], tables: list[Table], quarantine: Any) -> dict[str, Any]:
-    return {
-        "sources": [asdict(source) for source in sources],
-        "tables": {t.name: {"digest": t.digest, "rows": t.rows} for t in tables},
-        "quarantine": quarantine_counts(quarantine),
-    }
-
-
-def _circumstances(directory: Path, execution: str, steps: list[Step]) -> dict[str, Any]:
-    """How the model came to be: what the certificate tells beside the judged files."""
-    model = json.loads((directory / MODEL_JSON).read_bytes())
-    measured = json.loads((directory / EVALUATION).read_bytes())
-    version, _, commit = source_version().partition("+")
-    return {
-        "execution": execution,
-        "code": {"version": version, "commit": commit, "lock": installed()},
-        "config": {"architecture": model["architecture"], **model["config"]},
-        "seed": model["seed"],
-        "metrics": {key: measured[key] for key in ("rows", "days", "test", "reference")},
-        "cost": {
-            "seconds": round(sum(s.seconds for s in steps), 3),
-            "steps": {s.name: s.seconds for s in steps},
-        },
-    }
-
-
-@cache
-def installed() -> str:
-    """sha256 of the names and versions of all installed distributions: what really ran."""
-    names = {f"{d.metadata['Name']}=={d.version}".lower() for d in distributions()}
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON knows it: no NaN."""
-    absent = verdict.value != verdict.value
-    return {**asdict(verdict), "value": None if absent else verdict.value}

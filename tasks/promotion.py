@@ -20,6 +20,7 @@ from tasks.registry import (
     champion_subject,
     known_versions,
     point,
+    promoted,
     with_tag,
 )
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
@@ -65,13 +66,13 @@ def promote(state: State, use_case: str, version: str) -> Promoted:
 )
 def promote_released(state: State, use_case: str, version: str, passed: bool) -> Promoted:
     """Promote what the pipeline has just released; a refused model is left where it is, and so
-    is one that was champion before and has been replaced since (a person did that), and one that
-    was not compared with the champion of now: another run was quicker."""
+    is one that was champion before and has been replaced since, by a person or by a better one, and
+    one that was not compared with the champion of now: another run was quicker."""
     with step("promote") as log:
         home = state.home()
         with home.lock("mlflow"):
             kept = _kept(home, use_case, version, passed)
-            log.say(f"{kept}: the champion stays" if kept else _promote(home, use_case, version))
+            log.say(f"the champion stays: {kept}" if kept else _promote(home, use_case, version))
     return Promoted(not kept, log.record)
 
 
@@ -154,29 +155,24 @@ def _kept(home: Home, use_case: str, version: str, passed: bool) -> str:
     name = f"{use_case} {version}"
     if not passed:
         return f"{name} was refused by the gate"
-    if _replaced(home, use_case, version):
-        return f"{name} was champion and was replaced"
-    mlflow = client(home)
-    found, champion = (
-        with_tag(mlflow, use_case, VERSION, version), champion_subject(mlflow, use_case),
-    )  # fmt: skip
-    if found is None or champion in ("", found.tags[SUBJECT]):
+    mlflow, folder = client(home), home.root / "models" / use_case
+    found = with_tag(mlflow, use_case, VERSION, version)
+    if found is None:
         return ""
-    folder = home.root / "models" / use_case
-    if champion == certificate.read(folder / found.tags[SUBJECT]).predicate["predecessor"]:
+    own = certificate.read(folder / found.tags[SUBJECT]).predicate
+    models = [model for _, model in promoted(home, use_case)]
+    if own["model"] in models:
+        if models[-1] == own["model"]:
+            return ""
+        return (
+            f"{name} was champion and was replaced; a person may promote it again (pyflyte run "
+            f"workflows/registry.py promote_version --model {use_case} --version {version})"
+        )
+    champion = champion_subject(mlflow, use_case)
+    if champion in ("", found.tags[SUBJECT], own["predecessor"]):
         return ""
     other = certificate.read(folder / champion).predicate["version"]
     return (
         f"{name} was not compared with {use_case} {other}, which another run made champion in the "
         "meantime; run the pipeline again, which compares them"
     )
-
-
-def _replaced(home: Home, use_case: str, version: str) -> bool:
-    """Whether the version was promoted once and another one was promoted after it."""
-    promoted = [
-        e["facts"]["version"]
-        for e in ledger.entries(home)
-        if e["kind"] == "promotion" and e["facts"]["use_case"] == use_case
-    ]
-    return version in promoted and promoted[-1] != version

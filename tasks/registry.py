@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flytekit import task
 
 from feature_repo.home import Home
-from serving import certificate
+from serving import certificate, ledger
 from serving.artifact import EVALUATION
 from tasks.ledger import append
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
@@ -40,11 +40,8 @@ class Registered(NamedTuple):
 
 @task(retries=2, timeout=300, requests=SMALL)
 def find_champion(state: State, use_case: str, model: Folder) -> str:
-    """The champion's certified directory, or nothing when there is none.
-
-    When the champion is this very model, its predecessor: so a repeated run compares with the
-    same model as the first time.
-    """
+    """The certified directory of the champion, or nothing when there is none; for a model that was
+    champion itself, that of its predecessor: see ``champion_directory``."""
     found = champion_directory(state.home(), use_case, model.digest)
     return str(found) if found else ""
 
@@ -70,17 +67,34 @@ def register(
 
 
 def champion_directory(home: Home, use_case: str, model: str) -> Path | None:
-    """Directory of the champion, or of its predecessor when ``model`` (the digest of a model
-    folder) is the champion's; None where there is none."""
+    """Directory of the champion, which ``model`` (the digest of a model folder) is compared with;
+    None where there is none.
+
+    A model that is the champion, or was, is compared with its predecessor, as it was the first
+    time: so a run that comes back to it finds its certificate and its version again.
+    """
     with home.lock("mlflow"):
         subject = champion_subject(client(home), use_case)
     folder = home.root / "models" / use_case
+    own = [subject for subject, digest in promoted(home, use_case) if digest == model]
+    subject = own[-1] if own else subject
     while subject and (folder / subject).is_dir():
         predicate = certificate.read(folder / subject).predicate
         if predicate["model"] != model:
             return folder / subject
         subject = str(predicate["predecessor"])
     return None
+
+
+def promoted(home: Home, use_case: str) -> list[tuple[str, str]]:
+    """Subject and model (the digest of its folder) of each champion, by the ledger, in order."""
+    found = []
+    for entry in ledger.entries(home):
+        if entry["kind"] == "promotion" and entry["facts"]["use_case"] == use_case:
+            directory = home.root / "models" / use_case / entry["subject"]
+            model = certificate.read(directory).predicate["model"] if directory.is_dir() else ""
+            found.append((entry["subject"], str(model)))
+    return found
 
 
 def register_version(

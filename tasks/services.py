@@ -23,6 +23,7 @@ from feature_repo.services import older_services
 from serving import ledger
 from serving.artifact import read_model
 from serving.releases import read_current
+from serving.revocations import against
 from tasks.ledger import append
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 from tasks.steps import step
@@ -32,19 +33,27 @@ LIFE = ("release", "promotion", "retirement")  # of a model, as the ledger tells
 
 def needed_by(home: Home, use_case: str) -> dict[str, list[str]]:
     """Versions of the models that need it, by feature service."""
+    needed: dict[str, list[str]] = defaultdict(list)
+    for subject, version in living_models(home, use_case).items():
+        declaration = read_model(home.root / "models" / use_case / subject).declaration
+        needed[f"{use_case}_{declaration[:12]}"].append(version)
+    return dict(needed)
+
+
+def living_models(home: Home, use_case: str) -> dict[str, str]:
+    """Versions of the released models that are neither retired nor revoked, by subject."""
     told, newest = ledger.entries(home), {}
-    revoked = ledger.revocations(told)
+    revoked, contents = ledger.revocations(told).values(), ledger.contents(told)
     for entry in told:
         if entry["kind"] in LIFE and entry["facts"]["use_case"] == use_case:
             newest[entry["subject"]] = entry
-    needed: dict[str, list[str]] = defaultdict(list)
+    living = {}
     for subject, entry in newest.items():
-        folder = home.root / "models" / use_case / subject
-        living = entry["kind"] != "retirement" and entry["facts"]["certificate"] not in revoked
-        if living and folder.is_dir():
-            service = f"{use_case}_{read_model(folder).declaration[:12]}"
-            needed[service].append(str(entry["facts"]["version"]))
-    return dict(needed)
+        id_ = str(entry["facts"]["certificate"])
+        ended = entry["kind"] == "retirement" or against(revoked, {id_}, contents.get(id_, ""))
+        if not ended and (home.root / "models" / use_case / subject).is_dir():
+            living[subject] = str(entry["facts"]["version"])
+    return living
 
 
 def living_services(home: Home, use_case: UseCase) -> list[UseCase]:
@@ -66,13 +75,17 @@ def retire_model(use_case: str, version: str, reason: str) -> str:
     Raises:
         PromotionError: it was never released, or it is the one that is served.
     """
-    with step("retire") as s:
-        s.say(retire(open_home(), use_case, version, reason))
-    return s.record.message
+    with step("retire"):
+        return retire(open_home(), use_case, version, reason)
 
 
 def retire(home: Home, use_case: str, version: str, reason: str) -> str:
     """Record a model's retirement in the ledger, once; see ``retire_model``."""
+    with home.lock("mlflow"):  # no promotion makes it champion in between
+        return _retire(home, use_case, version, reason)
+
+
+def _retire(home: Home, use_case: str, version: str, reason: str) -> str:
     released = {
         str(e["facts"]["version"]): e
         for e in ledger.entries(home)
@@ -99,13 +112,18 @@ def remove_service(use_case: str, service: str) -> str:
     Raises:
         StateError: the program declares it, a model needs it, or there is none.
     """
-    with step("remove") as s:
-        s.say(remove(open_home(), get_use_case(use_case), service))
-    return s.record.message
+    with step("remove"):
+        return remove(open_home(), get_use_case(use_case), service)
 
 
 def remove(home: Home, use_case: UseCase, service: str) -> str:
     """Remove a service that no model needs; see ``remove_service``."""
+    # No release and no promotion, in this order, makes a model need it in between.
+    with home.lock(f"release-{use_case.name}"), home.lock("mlflow"):
+        return _remove(home, use_case, service)
+
+
+def _remove(home: Home, use_case: UseCase, service: str) -> str:
     from feature_repo.home import online_store
     from feature_repo.repo import forget
 

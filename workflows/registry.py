@@ -23,7 +23,7 @@ def promote_version(model: str, version: str) -> bool:
 
 @workflow
 def revoke(certificate_id: str, reason: str) -> str:
-    """Revoke a certificate: servers refuse its model at their next start.
+    """Revoke a certificate: servers refuse its model at their next start; those that run go on.
 
     Args:
         certificate_id: as in the summary, an answer or the audit.

@@ -25,6 +25,7 @@ from feature_repo.online_rows import OnlineRows, rows_of
 from feature_repo.packed import StoreState, entity_key, microseconds, row_format
 from feature_repo.registry import get_use_case
 from serving import revocations
+from serving.artifact import content_of
 from serving.certificate import Certificate, issue
 from serving.dsse import SigningKey, signing_key
 from serving.predictions import Prediction, find
@@ -108,9 +109,10 @@ def certified_model(
     subject = digest_of(folder_digests(folder))
     folder = folder.rename(folder.with_name(subject))
     key = key or signing_key(home)
-    revocations.complete(home, key, {}, NOW)
+    revocations.complete(home, key, (), NOW)
     certificate = issue(key, folder, predicate(use_case, **changes), timedelta(days=90), NOW)
-    told = {"use_case": use_case.name, "certificate": certificate.id}
+    content = content_of(certificate.files)
+    told = {"use_case": use_case.name, "certificate": certificate.id, "content": content}
     append(home, "certificate", subject, told)
     return folder, certificate
 

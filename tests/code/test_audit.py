@@ -18,8 +18,9 @@ from feature_repo.home import Home, open_home
 from feature_repo.inputs import input_columns, model_inputs
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import read_table, table_place
-from serving import dsse, revocations
+from serving import dsse, ledger, revocations
 from serving.certificate import read
+from serving.ledger import Revocation
 from serving.predictions import Prediction, as_answered, find
 from serving.predictor import Predictor
 from serving.releases import write_current
@@ -30,6 +31,7 @@ from tasks.probe import agree
 from tasks.promotion import promote_version
 from tasks.registry import register_version
 from tasks.rows import labelled_rows
+from tasks.trust import reinstate_certificate, revoke_certificate
 
 NOW = datetime(2013, 12, 1, 12, 0, tzinfo=timezone.utc)
 
@@ -255,10 +257,29 @@ def test_a_revoked_certificate_is_still_an_honest_one(
     home: Home, template: tuple[Home, Judged]
 ) -> None:
     run = template[1]
-    revocations.revoke(home, dsse.signing_key(home), run.certified.certificate, "test", NOW)
+    revoked = Revocation(id=run.certified.certificate, content="", reason="test")
+    revocations.complete(home, dsse.signing_key(home), [revoked], NOW)
     text = audit(home, "p1")
     assert "REVOKED" in text
     assert "FAILED" not in text
+
+
+def test_revoking_the_champion_warns_and_the_history_marks_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what it does not do, and the way out; of a model that is not champion no warning."""
+    monkeypatch.setenv("AIRWORTHY_HOME", str(home.root))
+    first, second = (e["facts"] for e in ledger.entries(home) if e["kind"] == "promotion")
+    said = revoke_certificate(certificate_id=first["certificate"], reason="too old")
+    assert "is not stopped: it goes on answering with it until its next start" in said
+    assert "CHAMPION" not in said
+    reinstate_certificate(certificate_id=first["certificate"], reason="it is not")
+    said = revoke_certificate(certificate_id=second["certificate"], reason="labels were wrong")
+    assert "WARNING: IT IS THE CHAMPION, toy 1.1.0" in said
+    assert "promote_version --model toy --version 1.0.0 (there is 1.0.0)" in said
+    older, newer = audit(home, model="toy").splitlines()[-2:]
+    assert newer.endswith("REVOKED: labels were wrong")
+    assert "REVOKED" not in older
 
 
 def test_an_answer_of_a_model_that_was_never_certified_here_is_told(

@@ -81,16 +81,16 @@ def test_a_deleted_list_of_revocations_comes_back_from_the_ledger(tmp_path: Path
     home = fresh_home(tmp_path / "home")
     with toy_registered():
         run = judged(home)
-        issued, now = run.certified.certificate, datetime.now(timezone.utc)
-        trust, path = own_trust(home), home.root / "trust" / "revocations.json"
-        assert revocations.revoked(home, trust) == frozenset()
+        issued, trust = run.certified.certificate, own_trust(home)
+        path = home.root / "trust" / "revocations.json"
+        assert revocations.revoked(home, trust) == ()
         empty = path.read_bytes()
-        revocations.revoke(home, dsse.signing_key(home), issued, "test", now)
         append(home, "revocation", "s", {"certificate": issued, "reason": "test"})
         for harm in (path.unlink, lambda: path.write_bytes(empty)):
             harm()
-            judged(home)
-            assert revocations.revoked(home, trust) == {issued}
+            with pytest.raises(CertificateError, match=f"not certified.*{issued} is revoked"):
+                judged(home)
+            assert [revocation.id for revocation in revocations.revoked(home, trust)] == [issued]
 
 
 def test_an_expired_certificate_that_is_revoked_is_not_renewed(tmp_path: Path) -> None:
@@ -104,8 +104,10 @@ def test_an_expired_certificate_that_is_revoked_is_not_renewed(tmp_path: Path) -
     )
     told = {"certificate": old.id, "reason": "labels were wrong", "revoked": True}
     append(home, "revocation", old.subject, told, recurring=True)
-    assert sign(home, TOY, directory, facts, now).certificate == old.id
+    with pytest.raises(CertificateError, match=f"{old.id} is revoked"):
+        sign(home, TOY, directory, facts, now)
     append(home, "revocation", old.subject, told | {"revoked": False}, recurring=True)
+    revocations.lift(home, dsse.signing_key(home), old.id)
     assert sign(home, TOY, directory, facts, now).certificate != old.id
 
 

@@ -28,7 +28,7 @@ def load(home: Home, **changes: Any) -> None:
     path = folder / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     folder = folder.rename(folder.with_name(digest_of(folder_digests(folder))))
-    revocations.complete(home, key, {}, NOW)
+    revocations.complete(home, key, (), NOW)
     certificate = issue(key, folder, predicate(FLIGHTS), timedelta(days=90), NOW)
     told = {"use_case": FLIGHTS.name, "certificate": certificate.id}
     append(home, "certificate", folder.name, told)

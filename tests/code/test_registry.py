@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from killing import killed_at
 
 from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home, open_home
-from serving import certificate, dsse, ledger, revocations
+from serving import certificate, dsse, ledger
 from serving.releases import read_current
 from tasks.ledger import own_trust
 from tasks.promotion import promote, promote_released, promote_version
 from tasks.registry import champion_directory, register, register_version
 from tasks.tracking import client
+from tasks.trust import revoke_certificate
 
 STRIDE = 1 if os.environ.get("AIRWORTHY_LONG_DRILLS") else 7  # lines between two kills
 
@@ -74,6 +76,13 @@ def versions(home: Home) -> dict[str, dict[str, str]]:
 def aliases(home: Home) -> dict[str, str]:
     (model,) = client(home).search_registered_models("name = 'toy'")
     return {name: str(number) for name, number in model.aliases.items()}
+
+
+def revoke(home: Home, certificate_id: str) -> None:
+    """By the task, in the home that it opens."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AIRWORTHY_HOME", str(home.root))
+        revoke_certificate(certificate_id=certificate_id, reason="a test")
 
 
 def promotions(home: Home) -> list[str]:
@@ -197,8 +206,8 @@ def test_a_revoked_certificate_is_not_promoted(
     home: Home, template: tuple[Home, Judged, Judged]
 ) -> None:
     put_in(home, template[1])
-    issued, now = template[1].certified.certificate, datetime.now(timezone.utc)
-    revocations.revoke(home, dsse.signing_key(home), issued, "a test", now)
+    issued = template[1].certified.certificate
+    revoke(home, issued)
     with pytest.raises(PromotionError, match=f"revoked.*reinstate --certificate_id {issued}"):
         promote_version(home, "toy", "1.0.0")
 
@@ -248,6 +257,34 @@ def test_champions_follow_one_another_and_a_rerun_finds_the_predecessor(tmp_path
     assert predicate["predecessor"] == first.certified.subject
     patch = judged(home, slope=0.75, seed=1).certified
     assert patch.version == "1.1.1"
+
+
+def test_who_comes_back_to_an_earlier_champion_finds_its_version(tmp_path: Path) -> None:
+    """The same weights are one version, and the champion that replaced them stays until a person
+    says otherwise; once revoked they are not certified again, whatever they are compared with."""
+    home = fresh_home(tmp_path / "home")
+    state = state_of(home)
+    first = judged(home, slope=0.8).certified  # not promoted
+    second = judged(home, slope=0.75)
+    put_in(home, second)
+    promote_released(state=state, use_case="toy", version="1.1.0", passed=True)
+    third = judged(home, slope=0.7)
+    put_in(home, third)
+    assert promote_released(state=state, use_case="toy", version="1.2.0", passed=True).champion
+    again = judged(home, slope=0.75)
+    assert again.certified == replace(second.certified, already=True)
+    assert put_in(home, again) == "1"
+    left = promote_released(state=state, use_case="toy", version="1.1.0", passed=True)
+    assert not left.champion
+    assert "promote_version --model toy --version 1.1.0" in left.step.message
+    promote(state=state, use_case="toy", version="1.1.0")
+    assert promotions(home) == ["1.1.0", "1.2.0", "1.1.0"]
+    assert len(versions(home)) == 2
+    for certified, slope in ((first, 0.8), (third.certified, 0.7)):
+        revoke(home, certified.certificate)
+        with pytest.raises(CertificateError, match=f"{certified.certificate} is revoked .a test"):
+            judged(home, slope=slope)
+    assert len(list(home.root.glob("models/toy/*/certificate.json"))) == 3
 
 
 def test_a_rollback_by_hand_is_not_undone_by_a_rerun(tmp_path: Path) -> None:

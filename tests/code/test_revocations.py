@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from certificate_helpers import Made, other_key, refusal
+from certificate_helpers import FLIGHTS, Made, other_key, refusal
 from killing import killed_at
-from serving_helpers import NOW
+from serving_helpers import NOW, predicate
 
 from feature_repo.errors import CertificateError
 from feature_repo.home import Home
 from serving import ledger, revocations
+from serving.certificate import issue
+from serving.dsse import SigningKey, public_pem
+from serving.ledger import Revocation
+from serving.statements import write_statement
 from tasks.trust import reinstate_certificate, revoke_certificate
 
 
@@ -28,8 +33,14 @@ def list_of(made: Made) -> Path:
     return made.home.root / "trust" / "revocations.json"
 
 
-def listed(made: Made) -> frozenset[str]:
-    return revocations.listed(made.home, made.key)
+def listed(made: Made) -> set[str]:
+    return {revocation.id for revocation in revocations.listed(made.home, made.key)}
+
+
+def put_on_list(made: Made, key: SigningKey, id_: str, content: str = "") -> None:
+    revocations.complete(
+        made.home, key, [Revocation(id=id_, content=content, reason="a test of the list")], NOW
+    )
 
 
 def revoke(made: Made, reason: str = "labels were wrong") -> None:
@@ -41,12 +52,12 @@ def reinstate(made: Made, reason: str = "they were right") -> None:
 
 
 def test_a_revoked_certificate_is_refused_and_the_way_back_is_named(own: Made) -> None:
-    revocations.revoke(own.home, own.key, "cert-0000000000000000", "a test of the list", NOW)
+    put_on_list(own, own.key, "cert-0000000000000000")
     own.clear()
     revoke(own)
     revoke(own)
     message = refusal(own)
-    assert f"{own.certificate.id} is revoked" in message
+    assert f"{own.certificate.id} is revoked (labels were wrong)" in message
     assert f"registry.py reinstate --certificate_id {own.certificate.id}" in message
     assert [e["kind"] for e in ledger.entries(own.home)] == ["certificate", "revocation"]
 
@@ -59,7 +70,7 @@ def test_an_older_list_that_is_put_back_is_noticed(own: Made) -> None:
     assert f"lacks the revocation of {own.certificate.id}, which the ledger tells" in message
     assert "run the pipeline" in message
     told = ledger.revocations(ledger.entries(own.home))
-    revocations.complete(own.home, own.key, told, NOW)  # as each run of the pipeline does
+    revocations.complete(own.home, own.key, told.values(), NOW)  # as each run of the pipeline does
     assert f"{own.certificate.id} is revoked" in refusal(own)
 
 
@@ -145,10 +156,10 @@ def test_an_unsigned_or_altered_list_refuses_everything(made: Made) -> None:
     list_of(made).write_text('{"revoked": []}')
     assert "revocations.json" in refusal(made)
     list_of(made).unlink()
-    revocations.revoke(made.home, other_key(), "cert-1", "by a stranger", NOW)
+    put_on_list(made, other_key(), "cert-1")
     assert "revocations.json" in refusal(made)
     with pytest.raises(CertificateError, match=r"revocations\.json"):
-        revocations.revoke(made.home, made.key, "cert-2", "on top of a stranger's list", NOW)
+        put_on_list(made, made.key, "cert-2")
 
 
 def test_a_deleted_list_refuses_everything(own: Made) -> None:
@@ -159,4 +170,42 @@ def test_a_deleted_list_refuses_everything(own: Made) -> None:
 
 def test_entries_from_before_reinstatements_still_revoke() -> None:
     entry = {"kind": "revocation", "facts": {"certificate": "cert-1", "reason": "old"}}
-    assert ledger.revocations([entry]) == {"cert-1": "old"}
+    assert ledger.revocations([entry]) == {
+        "cert-1": Revocation(id="cert-1", content="", reason="old")
+    }
+
+
+def test_a_list_from_before_content_was_named_still_revokes(made: Made) -> None:
+    entry = {"id": made.certificate.id, "reason": "old", "at": NOW.isoformat()}
+    write_statement(list_of(made), made.key, revocations.FIRST_TYPE, {}, {"revoked": [entry]})
+    assert f"{made.certificate.id} is revoked (old)" in refusal(made)
+    put_on_list(made, made.key, "cert-1")
+    assert listed(made) == {made.certificate.id, "cert-1"}
+    assert "is revoked (old)" in refusal(made)
+
+
+def test_the_same_model_under_another_certificate_is_revoked_too(own: Made, tmp_path: Path) -> None:
+    """Another card: another subject, and another certificate. Another graph: another model."""
+    again, other = tmp_path / "again", tmp_path / "other"
+    for folder, name in ((again, "card.md"), (other, "model.onnx")):
+        shutil.copytree(own.folder, folder)
+        (folder / "certificate.json").unlink()
+        (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+        issue(own.key, folder, predicate(FLIGHTS), timedelta(days=90), NOW)
+    revoke(own)
+    message = refusal(replace(own, folder=again))
+    assert f"certificate {own.certificate.id} is revoked (labels were wrong)" in message
+    assert "and its model is this one" in message
+    assert f"reinstate --certificate_id {own.certificate.id}" in message
+    replace(own, folder=other).clear()
+    reinstate(own)
+    replace(own, folder=again).clear()
+
+
+def test_a_new_signing_key_makes_no_believed_certificate_of_a_revoked_one(own: Made) -> None:
+    key, trusted = other_key(), own.home.root.with_name("trusted")
+    (trusted / "new.pem").write_bytes(public_pem(key.private.public_key()))
+    revoke(own)
+    new = issue(key, own.folder, predicate(FLIGHTS), timedelta(days=90), NOW)
+    assert new.id != own.certificate.id
+    assert f"certificate {own.certificate.id} is revoked" in refusal(own)

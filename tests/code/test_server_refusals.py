@@ -27,6 +27,7 @@ from serving_helpers import (
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from serving import certificate, dsse, revocations
+from serving.ledger import Revocation
 from serving.releases import write_current
 from serving.statements import write_statement
 
@@ -80,7 +81,8 @@ def test_no_certificate_ends_with_3(own: tuple[Home, Path]) -> None:
 
 def test_a_revoked_model_ends_with_3(own: tuple[Home, Path]) -> None:
     home, folder = own
-    revocations.revoke(home, dsse.signing_key(home), certificate.read(folder).id, "test", NOW)
+    revoked = Revocation(id=certificate.read(folder).id, content="", reason="test")
+    revocations.complete(home, dsse.signing_key(home), [revoked], NOW)
     code, reason = refused(home, "--model-dir", str(folder), "--allow-development-key")
     assert code == 3
     assert "revoked" in reason
