@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """A fact of a log: when it happened, when it became known, the first tick that sees it (all
-    in microseconds since the epoch), and the columns that the view's features read."""
+    """A fact of a log: when it happened (in a scheduled log, when it was planned for), when it
+    became known, the first tick that sees it (all in microseconds since the epoch), and the columns
+    that the view's features read."""
 
     happened: int
     known: int

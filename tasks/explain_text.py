@@ -33,17 +33,21 @@ def _view(view: ExplainedView, tick: datetime, newest: int) -> Iterator[str]:
     keys, log = ", ".join(view.view.entity.keys), view.view.log
     row = f"row of tick {_iso(view.row)}" if view.row else "no row"
     yield f"== {view.view.name}: log {log.name}, by {keys}; {row}, ttl {_span(view.view.ttl)}"
+    # A timetable's events bear the date of their plan: what they state may yet have to happen, as
+    # that a flight waits no more.
+    dated, unseen = "happened", "that had happened, but were not yet known at the tick"
+    if log.scheduled:
+        dated, unseen = "dated", "whose date had come, but that were not yet known at the tick"
     for events, features in groupby(view.features, key=lambda f: f.events):
         together = list(features)
         for feature in together:
             yield f"  {feature.spec.name} = {_feature(feature, tick)}"
         columns = dict.fromkeys(n for f in together for n in _columns(f.spec))
         title = "event" if len(events) == 1 else "events"
-        yield from _events(events, list(columns), newest, title)
+        yield from _events(events, [dated, *columns], newest, title)
     if view.unseen:
         columns = dict.fromkeys(n for f in view.features for n in _columns(f.spec))
-        title = "that had happened, but were not yet known at the tick"
-        yield from _events(view.unseen, list(columns), newest, title)
+        yield from _events(view.unseen, [dated, *columns], newest, unseen)
 
 
 def _feature(feature: Explained, tick: datetime) -> str:
@@ -65,14 +69,15 @@ def _columns(spec: FeatureSpec) -> list[str]:
     return [spec.value, *([spec.weight] if spec.weight else [])]
 
 
-def _events(events: Iterable[Event], columns: list[str], newest: int, title: str) -> Iterator[str]:
-    every = list(events)
+def _events(events: Iterable[Event], names: list[str], newest: int, title: str) -> Iterator[str]:
+    """``names``: what an event's own instant is called, then the columns that are shown."""
+    every, (dated, *columns) = list(events), names
     shown = every[: -newest - 1 : -1]
     some = f", the {len(shown)} newest" if len(shown) < len(every) else ""
     yield f"    {len(every):,} {title}{some}"
     if not shown:
         return
-    head = ["happened", "known", "tick", *columns]
+    head = [dated, "known", "tick", *columns]
     rows = [
         [*map(_at, (e.happened, e.known, e.tick)), *(_cell(e, c) for c in columns)] for e in shown
     ]

@@ -111,6 +111,11 @@ def test_the_text_tells_values_events_and_what_is_left_out(flights_year: Year) -
     assert "not yet known at the tick" in text
     assert "events, the 2 newest" in text
     assert "weather_age = 2013-01-19T15:00:00Z, 105 min before the tick" in text
+    parts = {part.split(":")[0]: part for part in text.split("\n\n")}
+    assert "that had happened, but were not yet known" in parts["== origin_arrivals"]
+    pending = parts["== origin_pending"]  # a flight waits still: that it leaves has not happened
+    assert "whose date had come, but that were not yet known at the tick" in pending
+    assert "happened" not in pending
     assert "carrier, flight, origin" in text.splitlines()[-1]
     assert "tail_arrivals" in text.splitlines()[-1]
     widest = max(text.split("\n\n"), key=len).count("\n")
