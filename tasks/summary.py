@@ -95,8 +95,9 @@ def _places(summary: dict[str, Any]) -> list[str]:
         f"manifest     {summary['manifest'] or 'none: the model was refused'}",
         f"ledger       {summary['ledger']}",
     ]
-    if summary["model"]["released"] and summary["use_case"] == "flights":
-        places.append(f"serve it     make serve (version {summary['model']['served']})")
+    if summary["model"]["released"]:
+        named = "" if summary["use_case"] == "flights" else f" USE_CASE={summary['use_case']}"
+        places.append(f"serve it     make serve{named} (version {summary['model']['served']})")
     return places
 
 

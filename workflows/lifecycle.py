@@ -177,7 +177,17 @@ def lifecycle(
         views=features.views,
         training_set=training.training_set,
         split_dates=[training_start, validation_start, test_start, test_end],
-        steps=[ingest_step, features.step, training.step, trained.step, evaluated.step],
+        steps=[
+            ingest_step,
+            features.step,
+            training.step,
+            confirmed.step,
+            trained.step,
+            exported.step,
+            evaluated.step,
+            judged.step,
+            card.step,
+        ],
     )
     registered = register(
         state=state,

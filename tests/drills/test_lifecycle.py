@@ -50,6 +50,8 @@ def test_certificate_covers_the_model_that_was_released(flown: Flown) -> None:
     assert issued.path == Path(summary["certificate"]["path"])
     assert issued.predicate["version"] == "1.0.0"
     assert issued.predicate["gate"]["passed"]
+    before = [step["name"] for step in summary["steps"]]
+    assert set(issued.predicate["cost"]["steps"]) == set(before[: before.index("certify")])
     assert ledger.verify(home, own_trust(home)) == ledger.entries(home)
 
 
@@ -59,6 +61,7 @@ def test_terminal_shows_progress_and_summary(flown: Flown) -> None:
     for line in ("[ingest] 26,115 rows read", "[train] epoch 1/", "[release] 3 requests"):
         assert line in said, said
     assert "=== weather: model 1.0.0 certified and released ===" in said
+    assert "make serve USE_CASE=weather (version 1.0.0)" in said
     assert "leaked" not in said
 
 
