@@ -42,29 +42,31 @@ def list_versions(use_case: str) -> str:
         text += (
             f"\n\nno model needs {', '.join(idle)}: workflows/features.py remove frees all of it"
         )
-    print(text)
     return text
 
 
 @task(requests=DATA, retries=2, timeout=timedelta(minutes=30))
 def forget_versions(use_case: str) -> str:
     """Forget versions and messages that nothing needs any more, of every service; tables go with a
-    clean-up. What is kept: ``offline.prune`` and ``stream.forget_messages``."""
+    clean-up. Says which as it goes, and returns how many. What is kept: ``offline.prune`` and
+    ``stream.forget_messages``."""
     with step("prune") as s:
         home, declared, now = open_home(), get_use_case(use_case), datetime.now(timezone.utc)
-        trained_on, idle = accounted_digests(home), _idle(home, declared)
+        trained_on, idle, forgotten = accounted_digests(home), _idle(home, declared), 0
         for case in _services(home, declared):
             old = offline.prune(home, case, now, trained_on)
             numbers = ", ".join(str(version.number) for version in old)
             s.say(f"{case.service}: {len(old)} versions forgotten{': ' * bool(old)}{numbers}")
+            forgotten += len(old)
         if idle:
             s.say(f"no model needs {', '.join(idle)}: workflows/features.py remove frees all of it")
         # A service that nobody needs takes in no messages any more.
         living = [declared, *living_services(home, declared)]
         heads = [head for case in living if (head := offline.head(home, case))]
         folded = min((head.offset for head in heads), default=0)
-        s.say(f"{forget_messages(home, declared, now, folded):,} messages forgotten")
-    return s.record.message
+        messages = forget_messages(home, declared, now, folded)
+        s.say(f"{messages:,} messages forgotten")
+    return f"{forgotten} versions and {messages:,} messages of {use_case} forgotten"
 
 
 def _services(home: Home, use_case: UseCase) -> list[UseCase]:

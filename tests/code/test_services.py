@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,18 +88,28 @@ def test_a_model_s_training_set_is_rebuilt_after_the_declaration_changed(
 
 
 def test_what_no_model_needs_goes(
-    home: Home, newer: UseCase, monkeypatch: pytest.MonkeyPatch
+    home: Home,
+    newer: UseCase,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Versions, online rows, record; the program's own service stays, an unknown one is named."""
+    """Versions, online rows, record; the program's own service stays, an unknown one is named.
+    What the commands return is printed by the launcher: they themselves do not print it too."""
     case = get_use_case("weather")
     tables = offline.newest(home, case).built.tables
     offline.update(home, newer, tables)
     assert [older.service for older in older_services(home, case)] == [newer.service]
     assert living_services(home, case) == []
     monkeypatch.setenv("AIRWORTHY_HOME", str(home.root))
-    for told in (list_versions(use_case="weather"), forget_versions(use_case="weather")):
+    listed = list_versions(use_case="weather")
+    assert capsys.readouterr() == ("", "")
+    forgotten = forget_versions(use_case="weather")
+    said = capsys.readouterr().err
+    for told in (listed, said):
         assert f"{newer.service}: " in told
         assert f"no model needs {newer.service}: workflows/features.py remove frees" in told
+    assert forgotten == "0 versions and 0 messages of weather forgotten"
+    assert forgotten not in said
     assert "removed" in remove(home, case, newer.service)
     assert older_services(home, case) == []
     assert not (home.root / "offline" / newer.service).exists()
@@ -137,6 +148,22 @@ def test_a_removal_that_was_killed_can_be_repeated(
     assert not (home.root / "offline" / newer.service).exists()
     (left,) = (home.root / "offline").glob(".*")
     assert left in unneeded(home, set())
+
+
+def test_retiring_and_removing_wait_for_a_promotion(home: Home, newer: UseCase) -> None:
+    """Else what they refuse because a model is champion could become so in between."""
+    case = get_use_case("weather")
+    offline.update(home, newer, offline.newest(home, case).built.tables)
+    (older,) = set(released(home)) - {read_current(home, "weather")[1]}
+    with ThreadPoolExecutor() as pool:
+        with home.lock("mlflow"):  # as a promotion does
+            waiting = [
+                pool.submit(retire, home, "weather", older, "too old"),
+                pool.submit(remove, home, case, newer.service),
+            ]
+            done, _ = wait(waiting, timeout=1)
+            assert done == set()
+        assert [future.result().split()[-1] for future in waiting] == ["old", "tables"]
 
 
 def test_only_released_models_retire(home: Home) -> None:
