@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,6 +65,25 @@ def read_source(
     return RawData(
         frames=frames, quarantine=pd.concat(quarantines, ignore_index=True), rows_read=rows
     )
+
+
+def refuse_absent(
+    frame: pd.DataFrame, column: str, expected: Iterable[str], table: str, why: str
+) -> None:
+    """A file that was cut between two rows is whole to its format, and no row of it is bad: only
+    what must be in it can tell. ``why`` it must, in words.
+
+    Raises:
+        SourceError: a value of ``expected`` is in no row.
+    """
+    wanted = sorted(set(expected))
+    absent = sorted(set(wanted) - set(frame[column].unique()))
+    if absent:
+        raise SourceError(
+            f"table {table!r}, column {column!r}, rule all_present: none of {len(frame):,} good "
+            f"rows is of {', '.join(absent[:3])} ({len(absent)} of {len(wanted)} are missing; "
+            f"{why}); the file is cut, or its export left them out: fetch it again"
+        )
 
 
 def source_files(source: str, tables: tuple[str, ...]) -> list[tuple[str, Path]]:

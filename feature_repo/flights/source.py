@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from feature_repo.ingest import RawData, read_source
+from feature_repo.ingest import RawData, read_source, refuse_absent
 from feature_repo.quarantine import quarantine_frame, refuse_too_many
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def read(source: str, limit: float = 0.05) -> RawData:
     """Good rows of the raw tables, and the quarantine.
 
     Raises:
-        SourceError: a file cannot be read or breaks its contract (see ``ingest``), or too many
-            flights go to airports without a time zone.
+        SourceError: a file cannot be read or breaks its contract (see ``ingest``), too many
+            flights go to airports without a time zone, or an origin has no weather at all.
     """
     import pandas as pd
 
@@ -33,6 +33,9 @@ def read(source: str, limit: float = 0.05) -> RawData:
 
     raw = read_source(source, SCHEMAS, limit)
     flights, zones = raw.frames["flights"], _zones(raw.frames["airports"])
+    refuse_absent(
+        raw.frames["weather"], "origin", flights["origin"], "weather", "flights leave from there"
+    )
     lost = ~flights["dest"].isin(zones)
     if not lost.any():
         return raw

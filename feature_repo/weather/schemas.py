@@ -6,6 +6,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
+ORIGINS = ("EWR", "JFK", "LGA")  # each is in every source
 Instant = Annotated[pd.DatetimeTZDtype, "us", "UTC"]
 
 

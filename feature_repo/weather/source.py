@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from feature_repo.ingest import RawData, read_source
+from feature_repo.ingest import RawData, read_source, refuse_absent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,11 +16,14 @@ def read(source: str, limit: float = 0.05) -> RawData:
     """Good rows of the raw table, and the quarantine.
 
     Raises:
-        SourceError: the file cannot be read, or breaks its contract as a whole.
+        SourceError: the file cannot be read, breaks its contract as a whole, or lacks an airport.
     """
-    from feature_repo.weather.schemas import SCHEMAS
+    from feature_repo.weather.schemas import ORIGINS, SCHEMAS
 
-    return read_source(source, SCHEMAS, limit)
+    raw = read_source(source, SCHEMAS, limit)
+    why = "the use case forecasts for each of them"
+    refuse_absent(raw.frames["weather"], "origin", ORIGINS, "weather", why)
+    return raw
 
 
 def normalise(frames: Mapping[str, pd.DataFrame]) -> dict[str, pa.Table]:

