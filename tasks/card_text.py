@@ -145,7 +145,13 @@ def _metrics(evaluation: dict[str, Any]) -> str:
     ]
     head = ("metric", "model", "linear reference", "constant")
     champion = evaluation.get("versus_champion")
-    against = f"\n\nAgainst the champion: {champion['note']}." if champion else ""
+    against = ""
+    if champion:
+        # The gate's margin is against the last champion only, so small losses may add up: ADR 0014.
+        against = (
+            f"\n\nAgainst the champion: {champion['note']}. Only the last champion is compared: "
+            "over many versions small losses, each within the gate's margin, may add up."
+        )
     return (
         f"On {evaluation['rows']:,} test rows of {evaluation['days']} days; 95 % intervals by a "
         f"bootstrap over days.\n\n{markdown_table(head, rows)}{against}"
