@@ -1,4 +1,4 @@
-"""Worlds cut off at a prediction time: what was not yet known then is deleted.
+"""Worlds cut off at a prediction's tick: what was not yet known then is deleted.
 
 Every sampled flight gets a world of its own. Worlds are kept apart by a suffix to every key, so
 that one run of the engine computes many of them at once.
@@ -22,6 +22,7 @@ from feature_repo.tables import Table, read_table, write_table
 
 KEYS = ("carrier", "origin", "dest", "tailnum")
 REPORT = pd.Timedelta(minutes=15)
+LAG, TICK = pd.Timedelta(minutes=5), "15min"
 SCHEDULE = pd.Timedelta(hours=2)  # how far the published schedule is read ahead
 FOREVER = timedelta(days=10_000)
 
@@ -51,6 +52,12 @@ def reach(use_case: UseCase, forever: bool) -> dict[tuple[str, ...], timedelta]:
     return dict.fromkeys(spans, FOREVER) if forever else spans
 
 
+def tick_of(now: pd.Timestamp) -> pd.Timestamp:
+    """DESIGN.md's tick rule, worked out here: the prediction time less the lag of five minutes,
+    rounded down to fifteen."""
+    return (now - LAG).floor(TICK)
+
+
 def request_ids(flights: pd.DataFrame) -> pd.Series:
     """date_carrier_flight_origin."""
     parts = (flights[name] for name in ("carrier", "flight", "origin"))
@@ -64,8 +71,9 @@ def world(
     mark: str,
     forever: bool = False,
 ) -> dict[str, pd.DataFrame]:
-    """Flights and weather as known when ``asked`` (a training row) was predicted."""
-    now, flights = asked["prediction_time"], tables["flights"]
+    """Flights and weather as known at the tick that ``asked`` (a training row) reads."""
+    now, flights = tick_of(asked["prediction_time"]), tables["flights"]
+    assert asked["tick"] == now, asked["request_id"]
     age = now - flights["scheduled_departure"]
     near = age >= -SCHEDULE
     wanted = pd.Series(False, index=flights.index)

@@ -100,11 +100,23 @@ def test_row_order_changes_no_prediction(flying: Flying) -> None:
     assert abs(alone[0] - straight[0]) < 1e-6
 
 
-def test_an_aircraft_number_that_nobody_knows_is_answered(flying: Flying) -> None:
+def test_a_carrier_or_destination_that_nobody_knows_is_answered(flying: Flying) -> None:
     """Invariance: an unknown carrier or destination is no error and no certainty."""
     part = sample(flying)
     unknown = np.full(len(part.rows), "??")
     answers = part.predictor.predict({**part.rows.columns, "carrier": unknown, "dest": unknown})
+    assert np.isfinite(answers).all()
+    assert 0.02 < answers.mean() < 0.98
+
+
+def test_an_aircraft_that_nobody_knows_is_answered(flying: Flying) -> None:
+    """Its number is no input: what is stored of it is missing, and that is all the model sees."""
+    part = sample(flying)
+    own = [s.name for s in CASE.features if "tailnum" in s.entity.keys]
+    assert own
+    nothing = {name: np.full(len(part.rows), np.nan) for name in own}
+    named = {"tailnum": np.full(len(part.rows), "N0")} if "tailnum" in part.rows.columns else {}
+    answers = part.predictor.predict({**part.rows.columns, **nothing, **named})
     assert np.isfinite(answers).all()
     assert 0.02 < answers.mean() < 0.98
 
