@@ -136,7 +136,11 @@ def _rule(analysis: Analysis) -> str:
     alpha, looks = analysis.experiment.alpha, analysis.experiment.looks
     ways = {0: "the any-time interval, at any moment", 1: "one look at the end (fixed horizon)"}
     way = ways.get(looks, f"{looks} planned looks, O'Brien-Fleming spending")
-    return f"The declared rule is {way}, at a level of {alpha:g}."
+    return (
+        f"The declared rule is {way}, at a level of {alpha:g}. Each interval is about the units "
+        "that it took in: where the effect changes with time, an early one says nothing of later "
+        "units."
+    )
 
 
 def _shares(shares: Shares, what: str) -> str:
