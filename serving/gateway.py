@@ -139,11 +139,11 @@ class Gateway:
             body = inflated(headers, body)
             request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128]
             if protocol == "v1":
-                question = parse_v1(body, service.use_case, service.inputs, service.now())
+                question = parse_v1(body, service.form, service.inputs, service.now())
                 said: str = ""
                 binary: set[str] | bool = False
             else:
-                inference = parse_v2(body, header, service.use_case, service.inputs, service.now())
+                inference = parse_v2(body, header, service.form, service.inputs, service.now())
                 question, said, binary = inference.question, inference.id, inference.binary
             service.metrics.phases["parse"].add(perf_counter() - began)
             answers = service.ask(question, request_id)

@@ -78,7 +78,7 @@ class CertifiedModel(Model):  # type: ignore[misc]  # kserve ships no types
         self, request: InferRequest, service: Service, headers: dict[str, str], began: float
     ) -> InferResponse:
         given = read_grpc(request.inputs)
-        question = question_of(given, service.use_case, service.inputs, service.now())
+        question = question_of(given, service.form, service.inputs, service.now())
         service.metrics.phases["parse"].add(perf_counter() - began)
         answers = service.ask(question, headers.get("x-request-id", "")[:128])
         outputs = []

@@ -17,10 +17,10 @@ from feature_repo.online_rows import rows_of
 from serving.artifact import ModelInfo, read_model
 from serving.certificate import Cleared, clear, read
 from serving.copied_rows import CopiedRows
+from serving.instances import Instance, columns_of
 from serving.metrics import SCORES, VALUES, Metrics
 from serving.online import OnlineStore
 from serving.predictor import Predictor
-from serving.requests import Instance, columns_of
 from serving.service import Service
 from serving.telemetry import log
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.errors import StateError
+from serving.instances import Instance, columns_of, instants
 from serving.predictor import Predictor
-from serving.requests import Instance, columns_of, instants
 
 if TYPE_CHECKING:
     from feature_repo.contract import Column, UseCase

@@ -14,8 +14,9 @@ from feature_repo.errors import RequestError, StateError
 from feature_repo.ticks import tick_of
 from serving.answered import Answered, new_ids
 from serving.answers import Answers
+from serving.instances import Instance, InstanceForm, columns_of
 from serving.preprocess import UNKNOWN
-from serving.requests import Instance, Question, columns_of
+from serving.requests import Question
 from serving.telemetry import log
 from serving.vectors import Vectors
 
@@ -57,6 +58,7 @@ class Service:
         self.certificate = certificate
         self.version = version
         self.now = clock
+        self.form = InstanceForm(use_case)
         self._predictor = predictor
         self._store = store
         self._threshold = threshold

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.errors import RequestError
+from serving.instances import MAX_STRING
 
 if TYPE_CHECKING:
     from feature_repo.inputs import Array, Inputs
     from serving.tensors import Tensor
 
 NUMERIC, CATEGORICAL = "numeric", "categorical"
-MAX_STRING = 256
 _NAN = float("nan")
 
 
@@ -45,9 +45,9 @@ def vectors_of(instances: Sequence[Any], inputs: Inputs, plain: bool) -> Vectors
     try:
         rows = [instance[NUMERIC] for instance in instances]
         texts = [instance[CATEGORICAL] for instance in instances] if count else []
-        if all(len(instance) == 1 + (count > 0) for instance in instances) and plain:
+        if plain and set(map(len, instances)) == {1 + (count > 0)} and _are_texts(texts, count):
             numeric = _numbers(rows, width)
-            if numeric is not None and _are_texts(texts, count):
+            if numeric is not None:
                 return Vectors(numeric=numeric, texts=list(zip(*texts, strict=True)))
     except (KeyError, TypeError, OverflowError, struct.error):
         pass  # whatever is wrong with it is found and named below
@@ -124,9 +124,14 @@ def _form(width: int) -> struct.Struct:
 
 
 def _are_texts(rows: list[list[Any]], count: int) -> bool:
-    return all(
-        len(row) == count and all(type(v) is str and len(v) <= MAX_STRING for v in row)
-        for row in rows
+    """Whether each row holds ``count`` strings, none of them too long."""
+    words = [word for row in rows for word in row]
+    if not words:
+        return not count
+    return (
+        set(map(len, rows)) == {count}
+        and set(map(type, words)) == {str}
+        and max(map(len, words)) <= MAX_STRING
     )
 
 

@@ -98,19 +98,19 @@ def score(
         SourceError: a row is refused; names it and its field, or ``--at`` where the row states no
             time of its own.
     """
+    from serving.instances import InstanceForm
     from serving.loading import load_service
     from serving.releases import read_current
-    from serving.requests import instance_of
     from tasks.ledger import own_trust
 
     folder, _ = read_current(home, use_case.name)
     service = load_service(home, use_case, folder, trust=own_trust(home))
     try:
-        asked = aware(at)
+        asked, form = aware(at), InstanceForm(use_case)
         instances = []
         for i, row in enumerate(rows):
             with _named(rows, i, asked):
-                instances.append(instance_of(0, row, use_case, asked))
+                instances.append(form.instance(0, row, asked))
         answers = []
         for start in range(0, len(instances), CHUNK):
             with _named(rows, start, asked):

@@ -21,9 +21,9 @@ from feature_repo.home import Home
 from feature_repo.inputs import input_columns
 from feature_repo.store import materialise
 from feature_repo.tables import Table, named, read_table, write_table
+from serving.instances import InstanceForm
 from serving.loading import load_service
 from serving.predictions import since
-from serving.requests import instance_of
 from serving.segments import PredictionLog
 from serving.skew import SkewReport, measure
 from tasks.ledger import own_trust
@@ -46,7 +46,8 @@ def answered(weather_year: Year, tmp_path_factory: pytest.TempPathFactory) -> Ho
     materialise(home, use_case, weather_year.views, TICK)
     service = load_service(home, use_case, folder, trust=own_trust(home))
     origins = ("EWR", "JFK", "LGA", "XXX")
-    asked = [instance_of(0, {**ASKED, "origin": origin}, use_case, TICK) for origin in origins]
+    form = InstanceForm(use_case)
+    asked = [form.instance(0, {**ASKED, "origin": origin}, TICK) for origin in origins]
     log = PredictionLog(home, use_case)
     log.record(service.ask(asked).answered, service.ask(asked[:2]).answered)
     log.close()
