@@ -72,7 +72,8 @@ class CertifiedModel(Model):  # type: ignore[misc]  # kserve ships no types
             response = gateway.refusal("grpc", exc, service, began)
             known = isinstance(exc, RequestError | StateError)
             code = _CODES.get(response.status, StatusCode.INTERNAL)
-            raise GrpcException(code, str(exc) if known else "internal error") from exc
+            said = str(exc) if known else "internal error; it is in the server's log"
+            raise GrpcException(status_code=code, details=said) from exc
 
     async def _answer(
         self, request: InferRequest, service: Service, headers: dict[str, str], began: float

@@ -1,16 +1,10 @@
-"""Every metric of the server, in one place: what Prometheus reads at ``/metrics``.
-
-Counted in plain numbers, and told when asked: a histogram's ``observe`` of the client library
-costs as much as parsing a small request, and an answer makes ten observations.
-"""
+"""Every metric of the server, in one place: what Prometheus reads at ``/metrics``."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -18,6 +12,8 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
+
+from serving.histograms import Ages, Counts
 
 if TYPE_CHECKING:
     from feature_repo.inputs import Array
@@ -41,45 +37,9 @@ SECONDS = (
     2.5,
 )
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
-AGES = (15.0, 30.0, 60.0, 120.0, 360.0, 720.0, 1440.0, 4320.0, 10_080.0, 40_320.0)
 SCORES = tuple(round(i / 20, 2) for i in range(1, 21))
 VALUES = tuple(sorted(s * m * 10.0**e for s in (-1, 1) for e in range(-2, 5) for m in (1, 2, 5)))
 _MODEL = ("model", "version")
-
-
-class Counts:
-    """A histogram: how many values fell into each of ``bounds``'s buckets, and their sum."""
-
-    __slots__ = ("_bounds", "_places", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = list(bounds)
-        self._places = np.array(bounds)
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """One value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-    def add_all(self, values: Array) -> None:
-        """Values float64 [n]; NaN is left out."""
-        if len(values) == 1:
-            value = float(values[0])
-            if value == value:
-                self.add(value)
-            return
-        known = values[~np.isnan(values)]
-        places = np.bincount(self._places.searchsorted(known), minlength=len(self.counts))
-        self.counts = [a + b for a, b in zip(self.counts, places.tolist(), strict=True)]
-        self.total += float(known.sum())
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as the exposition format has them."""
-        sums = np.cumsum(self.counts).tolist()
-        names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
-        return list(zip(names, sums, strict=True))
 
 
 class ModelMetrics:
@@ -91,9 +51,8 @@ class ModelMetrics:
         self.phases = {phase: Counts(SECONDS) for phase in PHASES}
         self.rows = Counts(ROWS)
         self.scores = Counts(scores)
-        self.ages = [Counts(AGES) for _ in views]
+        self.ages = Ages(len(views))
         self.views = tuple(views)
-        self.missing = [0] * len(views)
         self.unknown: dict[str, int] = {}
         self.policy: dict[tuple[str, str], int] = {}
         self.stale = 0
@@ -112,17 +71,11 @@ class ModelMetrics:
             counts = self.seconds[protocol] = Counts(SECONDS)
         counts.add(seconds)
 
-    def looked_up(self, tick: float, ages: Array, copy_age: float) -> None:
+    def looked_up(self, tick: float, ages: Array, copy_age: float) -> bool:
         """Features of n instances as of ``tick`` (epoch seconds): the ages float64 [n, views] in
-        minutes of the rows that were read, NaN where there is none."""
+        minutes of the rows that were read, NaN where there is none; whether one is missing."""
         self.tick, self.copy_age = tick, copy_age
-        for view, counts in enumerate(self.ages):
-            counts.add_all(ages[:, view])
-        lost = np.isnan(ages)
-        if lost.any():
-            self.missing = [
-                a + b for a, b in zip(self.missing, lost.sum(axis=0).tolist(), strict=True)
-            ]
+        return self.ages.add(ages)
 
     def unknown_value(self, name: str) -> None:
         """One categorical input's value that the training part never held."""
@@ -236,9 +189,10 @@ class Metrics(Collector):
             labels=_MODEL,
         )
         for labels, model in self._models.items():
-            for view, counts, lost in zip(model.views, model.ages, model.missing, strict=True):
-                ages.add_metric((*labels, view), counts.buckets(), counts.total)
-                missing.add_metric((*labels, view), lost)
+            for place, view in enumerate(model.views):
+                held = model.ages
+                ages.add_metric((*labels, view), held.buckets(place), held.total(place))
+                missing.add_metric((*labels, view), held.missing(place))
             for name, count in model.unknown.items():
                 unknown.add_metric((*labels, name), count)
             for (reason, applied), count in model.policy.items():

@@ -143,8 +143,8 @@ class Service:
         rows, stale = self._looked_up(instances, fields)
         at = rows.tick.timestamp()
         ages = (at - rows.events) / 60.0
-        self.metrics.looked_up(at, ages, rows.copy_age)
-        missing = self._missing(ages)
+        lost = self.metrics.looked_up(at, ages, rows.copy_age)
+        missing = self._missing(ages) if lost else [[]] * len(instances)
         found = perf_counter()
         self.metrics.phases["features"].add(found - began)
         scored = self._predict(instances, rows, at)
@@ -202,10 +202,7 @@ class Service:
         Raises:
             RequestError: 422 the declared policy refuses such instances.
         """
-        lost = np.isnan(ages)
-        if not lost.any():
-            return [[]] * len(ages)
-        missing = [[self._views[view] for view in np.flatnonzero(row)] for row in lost]
+        missing = [[self._views[view] for view in np.flatnonzero(row)] for row in np.isnan(ages)]
         policy = self.use_case.missing_policy
         self.metrics.applied("missing", policy, sum(map(bool, missing)))
         if policy == "refuse":
