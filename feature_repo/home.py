@@ -126,6 +126,16 @@ def development_key_allowed() -> bool:
     return os.environ.get("AIRWORTHY_ALLOW_DEVELOPMENT_KEY", "").lower() in {"1", "true", "yes"}
 
 
+def prediction_token() -> str:
+    """What a caller must send to be answered; empty: everybody is."""
+    return os.environ.get("AIRWORTHY_PREDICTION_TOKEN", "")
+
+
+def repository_token() -> str:
+    """What a caller must send to load and unload models; empty: nobody may."""
+    return os.environ.get("AIRWORTHY_REPOSITORY_TOKEN", "")
+
+
 def write_atomically(path: Path, content: bytes, aside: Path | None = None) -> None:
     """Write ``content`` so that a reader, and a reboot, sees the old file or the new one.
 

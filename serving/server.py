@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.errors import AirworthyError, CertificateError, DeclarationError, StateError
-from feature_repo.home import Home, open_home
+from feature_repo.home import Home, open_home, prediction_token, repository_token
 from feature_repo.registry import get_use_case
 from serving.arguments import without_arguments
 from serving.dsse import trust
@@ -99,10 +98,7 @@ class Server:
         except AirworthyError:
             self.close()
             raise
-        tokens = Tokens(
-            predictions=os.environ.get("AIRWORTHY_PREDICTION_TOKEN", ""),
-            repository=os.environ.get("AIRWORTHY_REPOSITORY_TOKEN", ""),
-        )
+        tokens = Tokens(predictions=prediction_token(), repository=repository_token())
         limits = Limits(concurrent=args.concurrency, said=args.log_share)
         self.gateway = Gateway(self.models, metrics, limits, tokens, self._change)
 

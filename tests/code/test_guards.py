@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from serving_helpers import (
@@ -131,7 +130,8 @@ def test_a_client_that_waits_for_leave_gets_it(running: Running) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_metrics_tell_requests_phases_ages_and_records(guarded: int, tmp_path: Path) -> None:
+def test_metrics_tell_requests_phases_ages_and_records(guarded: int) -> None:
+    assert predict(guarded, FLIGHT).status == 401
     for _ in range(20):
         ask(guarded, PREDICT, GOOD, authorization=f"Bearer {TOKEN}")
     text = ask(guarded, "/metrics").text
