@@ -7,7 +7,7 @@ USE_CASE ?= flights
 # Where wheels lie in a folder of their own (an offline mirror), uv is told; elsewhere nothing.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: demo test serve lint bench drills lock feast manifests redis java clean
+.PHONY: demo test serve lint bench drills lock feast manifests redis wrk java clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Airworthy needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -37,6 +37,11 @@ redis:  ## a redis-server for tests and benchmarks: installed from Debian where 
 		apt-get install -y -qq --no-install-recommends redis-server; } || \
 		{ echo "redis-server is needed: install it (Debian: apt-get install redis-server)"; exit 1; }
 
+wrk:  ## the load of benchmarks/serving.py: installed from Debian where root lacks it
+	@command -v wrk >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends wrk; } || \
+		{ echo "wrk is needed: install it (Debian: apt-get install wrk)"; exit 1; }
+
 java:  ## Spark's tests need one: installed from Debian where root lacks it; without it they are skipped
 	@command -v "$${JAVA_HOME:+$$JAVA_HOME/bin/}java" >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless; } || \
@@ -53,9 +58,10 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.installed redis
+bench: .venv/.installed redis wrk
 	$(BIN)/python benchmarks/online.py
 	$(BIN)/python benchmarks/features.py --quick
+	$(BIN)/python benchmarks/serving.py --quick
 
 lock: .venv/.installed  ## pin every version again; no hosts, no hashes, torch without its local tag
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra train --extra serve --extra dev $(FIND_LINKS) \

@@ -14,21 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime, timedelta, timezone
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from redis_process import redis_server
 
 from feature_repo.confirm import session_let_go
 from feature_repo.contract import UseCase
@@ -39,6 +37,9 @@ from feature_repo.registry import get_use_case
 from feature_repo.repo import apply, settings
 from feature_repo.store import materialise
 from feature_repo.tables import Table, write_table
+
+sys.path.remove(str(Path(__file__).resolve().parent))  # there serving.py is a benchmark
+
 from serving.online import OnlineStore
 
 ROUNDS = 25
@@ -46,29 +47,6 @@ SIZES = {1: 20, 10: 8, 100: 3}  # entities: calls a round
 TARGET = 5.0
 TICK = datetime(2013, 12, 30, 20, 0, tzinfo=timezone.utc)
 Ask = Callable[[list[dict[str, Any]]], Any]
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator[int]:
-    """The port of a redis-server that keeps nothing on disk."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    program = shutil.which("redis-server")
-    if program is None:
-        sys.exit("no redis-server: run 'make redis' (as root), or install it")
-    command = [program, "--port", str(port), "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        import redis
-        from redis.backoff import ConstantBackoff
-        from redis.retry import Retry
-
-        redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 200)).ping()
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def december(home: Home, use_case: UseCase) -> tuple[list[Table], list[dict[str, Any]]]:

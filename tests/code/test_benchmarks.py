@@ -1,4 +1,4 @@
-"""The benchmark of the feature views says where a target is missed, and writes it down."""
+"""The benchmarks of views and server say where a target is missed, and write it down."""
 
 from __future__ import annotations
 
@@ -10,20 +10,31 @@ from typing import Any
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "features.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WORKS = ("ours", "polars", "pandas", "join", "day", "feast", "feast_twice", "whole")
 
 
-@pytest.fixture
-def features(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("features_benchmark", BENCHMARK)
+def script(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    """A benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # its data classes look it up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def features(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark of the feature views."""
+    return script(monkeypatch, "features")
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark of the server."""
+    return script(monkeypatch, "serving")
 
 
 def sizes(features: Any, **changed: float) -> dict[str, Any]:
@@ -69,3 +80,91 @@ def test_a_missed_target_is_named(
     said = capsys.readouterr().out
     assert any(name in line and line.endswith("MISSED") for line in said.splitlines())
     assert ("RANGE frames" in said) == (work == "ours")
+
+
+def served(serving: Any, **changed: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rounds that meet every target but for what is changed, as factors of a figure."""
+    speeds = {serving.OURS: 4.0, serving.OURS_V2: 4.0, serving.KSERVE_V2: 1.0}
+    speeds |= dict.fromkeys(serving.PEERS, 1.0)
+    runs: dict[str, Any] = {size: {} for size in serving.SIZES}
+    for size in serving.SIZES:
+        for name, speed in speeds.items():
+            # A machine that is at half its speed in one round: what ran beside it tells.
+            runs[size][name] = [
+                {
+                    "rps": speed * factor * changed.get(name, 1.0), "p50": 1.0, "p99": 2.0,
+                    "cpu": 100.0, "failed": changed.get("failed", 0),
+                }
+                for factor in (100.0, 50.0, 100.0)
+            ]  # fmt: skip
+    log = {"recorded": 99.0, "dropped": changed.get("dropped", 0.0), "failed": 0.0}
+    costs = {
+        "forward": 10.0, "V1 vectors": 31.0, "V2 binary vectors": 29.0,
+        "V1 entities, copied store": 45.0, "V1 entities, Redis": 60.0,
+        "V1 vectors and bare HMGET": 50.0,
+    }  # fmt: skip
+    inproc = {
+        size: {
+            name: [{"cpu": cost * changed.get(name, 1.0), "thread": cost}] * 3
+            for name, cost in costs.items()
+        }
+        for size in serving.SIZES
+    }
+    return {"runs": runs, "absent": {}, "model": "made up", "log": log}, inproc
+
+
+def test_the_servers_targets_are_written_with_their_values(serving: Any, tmp_path: Path) -> None:
+    """Each peer at each size; failures; the log; the parts in process."""
+    assert serving.report(*served(serving), tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    values = {target["name"]: target["value"] for target in found["targets"]}
+    limits = {target["name"]: target["limit"] for target in found["targets"]}
+    assert len(values) == 2 * 7 + 2 + 2 * 3
+    assert limits["requests a second, ours V1 / kserve V1, batch 1"] == 3.5
+    assert limits["requests a second, ours V1 / kserve V1, no logs, batch 1"] == 2.4
+    assert values["requests a second, ours V1 / BentoML, batch 64"] == 4.0
+    assert values["CPU of vectors, V1 or V2 binary / forward pass, batch 64"] == 2.9
+    assert values["CPU of V1 entities, Redis / V1 vectors and bare HMGET, batch 1"] == 1.2
+    assert len(found["sockets"]["runs"]["1"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("work", "factor", "name"),
+    [
+        ("kserve V1", 1.2, "requests a second, ours V1 / kserve V1, batch 1"),
+        ("FastAPI", 4.1, "requests a second, ours V1 / FastAPI, batch 64"),
+        ("failed", 1, "requests that failed"),
+        ("dropped", 1.0, "share of our answers that the log lost"),
+        ("V2 binary vectors", 1.1, "CPU of vectors, V1 or V2 binary / forward pass, batch 1"),
+        (
+            "V1 entities, copied store", 1.1,
+            "CPU of V1 entities, copied store / V1 vectors, batch 64",
+        ),
+    ],
+)  # fmt: skip
+def test_the_servers_missed_target_is_named(
+    serving: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], work: str, factor: float,
+    name: str,
+) -> None:  # fmt: skip
+    """On the page and in the file."""
+    assert not serving.report(*served(serving, **{work: factor}), tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())["targets"]
+    assert name in [target["name"] for target in found if not target["met"]]
+    said = capsys.readouterr().out
+    assert any(name in line and line.endswith("MISSED") for line in said.splitlines())
+
+
+def test_a_peer_that_could_not_be_measured_is_a_missed_target(
+    serving: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With why; the others are measured all the same."""
+    sockets, inproc = served(serving)
+    for runs in sockets["runs"].values():
+        del runs["MLServer"]
+    sockets["absent"]["MLServer"] = "no such wheel"
+    assert not serving.report(sockets, inproc, None)
+    said = capsys.readouterr().out
+    assert "NOT MEASURED: MLServer: no such wheel" in said
+    missed = [line for line in said.splitlines() if line.endswith("MISSED")]
+    assert len(missed) == 2
+    assert all("MLServer" in line and "none" in line for line in missed)
