@@ -101,12 +101,16 @@ def _missing(plan: Plan, state: State, evidence: Evidence) -> str:
     alone = plan.percent(state.step) == 100
     seen = _counts(evidence)
     came = {
-        "answers of the challenger": plan.requests
-        - seen.challenger.since(state.begun.challenger).requests,
+        "answers of the challenger": plan.requests - _challenger(state, evidence).requests,
         "pairs": 0 if alone else plan.pairs - (seen.pairs - state.begun.pairs),
         "outcomes": 0 if alone else plan.outcomes - (seen.outcomes - state.begun.outcomes),
     }
     return ", ".join(f"{count:,} {what}" for what, count in came.items() if count > 0)
+
+
+def _challenger(state: State, evidence: Evidence) -> Traffic:
+    """Its answers in the present step."""
+    return evidence.canary.since(state.begun.canary) if state.step else evidence.shadow
 
 
 def _figures(plan: Plan, state: State, evidence: Evidence) -> Iterator[Figure]:
@@ -116,7 +120,7 @@ def _figures(plan: Plan, state: State, evidence: Evidence) -> Iterator[Figure]:
     alone = plan.percent(state.step) == 100
     # At 100 % the champion answers nothing more: its answers before stand for it.
     ours = evidence.champion if alone else evidence.champion.since(state.begun.champion)
-    theirs = evidence.challenger.since(state.begun.challenger)
+    theirs = _challenger(state, evidence)
     for name in names:
         limit = float(getattr(plan.limits, name))
         if name in SPLIT:
@@ -161,7 +165,7 @@ def _figure(name: str, count: int, mean: float, interval: Interval, limit: float
 def _counts(evidence: Evidence) -> Counts:
     return Counts(
         champion=evidence.champion,
-        challenger=evidence.challenger,
+        canary=evidence.canary,
         pairs=len(evidence.shift),
         outcomes=len(evidence.loss),
     )

@@ -90,13 +90,15 @@ class Traffic:
 class Evidence:
     """All that was seen since the release began, as of one look.
 
+    ``canary`` are the challenger's answers that callers got, ``shadow`` those that nobody got.
     ``shift`` float64 [pairs]: the challenger's score less the champion's on one request;
     ``mistakes``, ``loss`` float64 [outcomes]: likewise, whether the decision was wrong (-1, 0, 1;
     none of a regression) and the squared error of the score.
     """
 
     champion: Traffic
-    challenger: Traffic
+    canary: Traffic
+    shadow: Traffic
     shift: Floats
     mistakes: Floats
     loss: Floats
@@ -107,7 +109,7 @@ class Counts:
     """What had been seen when a step began."""
 
     champion: Traffic = Traffic()
-    challenger: Traffic = Traffic()
+    canary: Traffic = Traffic()
     pairs: int = 0
     outcomes: int = 0
 
@@ -208,5 +210,5 @@ def _decision(told: dict[str, Any]) -> Decision:
 
 
 def _counts(told: dict[str, Any]) -> Counts:
-    arms = {arm: Traffic(**told[arm]) for arm in ("champion", "challenger")}
+    arms = {arm: Traffic(**told[arm]) for arm in ("champion", "canary")}
     return Counts(**{**told, **arms})

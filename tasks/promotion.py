@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import task
@@ -103,6 +104,33 @@ def _promote(home: Home, use_case: str, version: str) -> str:
     append(home, "promotion", issued.subject, facts, recurring=True)
     write_current(home, use_case, issued.subject, issued.path.parent, version)
     return f"{use_case} {version} {'stays' if before == issued.subject else 'is now'} champion"
+
+
+def back_to(home: Home, use_case: str, directory: Path, version: str) -> None:
+    """Make the champion before the champion again, for the servers; the registry is not asked, and
+    the certificate may have expired since the release.
+
+    Raises:
+        CertificateError: the model was revoked or changed.
+    """
+    issued = certificate.clear(home, directory, own_trust(home), datetime.now(timezone.utc))
+    facts = {"use_case": use_case, "version": version, "certificate": issued.certificate.id}
+    append(home, "promotion", issued.certificate.subject, facts, recurring=True)
+    write_current(home, use_case, issued.certificate.subject, directory, version)
+
+
+def point_back(home: Home, use_case: str, subject: str, version: str) -> str:
+    """Let the registry's alias follow ``back_to``, where the registry answers; what to do where
+    it does not, else nothing."""
+    try:
+        with home.lock("mlflow"):
+            mlflow = client(home)
+            found = with_tag(mlflow, use_case, SUBJECT, subject)
+            if found is not None:
+                point(mlflow, use_case, CHAMPION, str(found.version))
+    except Exception as exc:  # traffic went back before: whatever ails the registry is told only
+        return f"; the registry does not answer ({exc}): promote {version} again once it does"
+    return ""
 
 
 def _cleared(

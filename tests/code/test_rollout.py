@@ -20,8 +20,8 @@ def seen(
     mistakes = np.zeros(outcomes)
     mistakes[: int(worse * outcomes)] = 1
     return Evidence(
-        champion=champion, challenger=challenger, shift=np.zeros(pairs), mistakes=mistakes,
-        loss=mistakes / 4,
+        champion=champion, canary=challenger, shadow=challenger, shift=np.zeros(pairs),
+        mistakes=mistakes, loss=mistakes / 4,
     )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_a_slow_and_a_wrong_and_a_shifted_challenger_go_back() -> None:
     slow = look(PLAN, State(), seen(arm, Traffic(requests=300, slow=100)))[1]
     wrong = look(PLAN, State(), seen(arm, arm, 0, 1_000, worse=0.1))[1]
     shifted = Evidence(
-        champion=arm, challenger=arm, shift=np.full(300, -0.3), mistakes=np.zeros(0),
+        champion=arm, canary=arm, shadow=arm, shift=np.full(300, -0.3), mistakes=np.zeros(0),
         loss=np.zeros(0),
     )  # fmt: skip
     down = look(PLAN, State(), shifted)[1]
@@ -103,7 +103,7 @@ def test_a_regression_is_judged_by_its_shift_and_loss() -> None:
     plan = Plan(bounded=False, limits=Limits(loss=0.1, shift=10.0))
     arm, rng = Traffic(requests=500), np.random.default_rng(5)
     evidence = Evidence(
-        champion=arm, challenger=arm, shift=rng.normal(0, 1, 500), mistakes=np.zeros(0),
+        champion=arm, canary=arm, shadow=arm, shift=rng.normal(0, 1, 500), mistakes=np.zeros(0),
         loss=rng.normal(2, 1, 500),
     )  # fmt: skip
     state, decision = look(plan, State(), evidence)

@@ -68,7 +68,7 @@ def replay(late: Floats, seed: int, worse: float, limits: Limits) -> int:
             for failed, slow in events[..., :seen].sum(axis=-1)
         )
         evidence = Evidence(
-            champion=ours, challenger=theirs, shift=(challenger - champion)[:seen],
+            champion=ours, canary=theirs, shadow=theirs, shift=(challenger - champion)[:seen],
             mistakes=mistakes[:seen], loss=loss[:seen],
         )  # fmt: skip
         state, _ = look(plan, state, evidence)

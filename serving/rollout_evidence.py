@@ -1,0 +1,82 @@
+"""What a look sees: answers in pairs out of the prediction log, with the labels that have come."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from feature_repo.offline import head
+from serving.artifact import read_model
+from serving.outcomes import READ, pairs, read_outcomes
+from serving.predictions import columns_since
+from serving.rollout_plan import Evidence, Floats
+from serving.target import Observed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from feature_repo.contract import UseCase
+    from feature_repo.home import Home
+
+
+def collect(
+    home: Home, use_case: UseCase, observed: Observed, began: datetime, until: datetime,
+    champion: Path, challenger: Path,
+) -> Evidence:  # fmt: skip
+    """Evidence since ``began`` with the labels that were available at ``until`` (both aware);
+    ``champion`` and ``challenger`` are the model directories, whose thresholds decide.
+
+    Raises:
+        StateError: the prediction log, or a model directory, cannot be read.
+        DeclarationError: the identity names several requests at once.
+    """
+    table = _pairs(home, use_case, began, until)
+    ours, theirs = _column(table, "champion_score"), _column(table, "challenger_score")
+    label = _column(table, "label")
+    known = ~np.isnan(label)
+    loss = (theirs - label) ** 2 - (ours - label) ** 2
+    mistakes = np.zeros(0)
+    if use_case.task == "binary":
+        wrong = [
+            (scores[known] >= read_model(folder).threshold) != (label[known] > 0)
+            for scores, folder in ((ours, champion), (theirs, challenger))
+        ]
+        mistakes = wrong[1].astype(np.float64) - wrong[0]
+    return Evidence(
+        champion=observed.champion, canary=observed.canary, shadow=observed.shadow,
+        shift=theirs - ours, mistakes=mistakes, loss=loss[known],
+    )  # fmt: skip
+
+
+def _pairs(home: Home, use_case: UseCase, began: datetime, until: datetime) -> pa.Table:
+    """Champion and shadow on the same requests; without any version of the data, no labels."""
+    import pyarrow as pa
+
+    version = head(home, use_case)
+    if version is not None:
+        tables = version.built.tables
+        return pairs(read_outcomes(home, use_case, tables, began, until).table)
+    names = [name for name in READ if name != "fields"]
+    schema = pa.schema(
+        [("id", pa.string()), ("request_id", pa.string()), ("row", pa.int32()),
+         ("role", pa.string()), ("score", pa.float64())]
+    )  # fmt: skip
+    parts = [
+        part.select(schema.names).cast(schema)
+        for part in columns_since(home, use_case.name, began, tuple(names))
+    ]
+    answers = pa.concat_tables(parts) if parts else schema.empty_table()
+    for name in ("entity", "event_time", "label", "available_at", "loss"):
+        answers = answers.append_column(name, pa.nulls(answers.num_rows, pa.float64()))
+    return pairs(answers)
+
+
+def _column(table: pa.Table, name: str) -> Floats:
+    """float64 [pairs], NaN where it is null."""
+    import pyarrow as pa
+
+    values: Floats = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
