@@ -8,8 +8,6 @@ on where a killed one stopped.
 from __future__ import annotations
 
 import json
-import re
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,10 +19,10 @@ from feature_repo.home import Home, write_atomically
 from serving import processes
 from serving.proxy import Proxy, Routes, read_log
 from serving.releases import read_current
+from serving.served import check_subject
 from serving.target import Challenger, Observed
 
 CANARY, SHADOW, CHAMPION = "canary", "shadow", "champion"
-_SUBJECT = re.compile(r'airworthy_certificate_info\{[^}]*subject="([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +76,10 @@ class LocalTarget:
                 log = self._proxy.log
                 offset = log.stat().st_size if log.exists() else 0
                 running = self._save(replace(running, salt=challenger.subject, offset=offset))
-            running = self._arm(running, SHADOW, challenger.model_dir)
-            self._route(self._ready(running, CHAMPION, SHADOW))
+            roles = (SHADOW, CANARY) if running.percent else (SHADOW,)
+            for role in roles:
+                running = self._arm(running, role, challenger.model_dir)
+            self._route(self._ready(running, CHAMPION, *roles))
 
     def weights(self, percent: int) -> None:
         """See ``Target``. The process that answers callers is started for the first of them.
@@ -89,7 +89,7 @@ class LocalTarget:
         """
         with self._running() as running:
             if running.percent != percent or not self._proxy.alive():
-                if percent:
+                if percent and not running.percent:  # one that crashed later stays down, and counts
                     running = self._arm(running, CANARY, Path(running.arms[SHADOW].model_dir))
                     running = self._ready(running, CANARY)
                 self._route(replace(running, percent=percent))
@@ -175,7 +175,7 @@ class LocalTarget:
         """Wait for them, and see that each is who is meant."""
         for arm in (running.arms[role] for role in roles):
             processes.wait_ready(self._folder / arm.name, arm.port)
-            _check_subject(arm.port, Path(arm.model_dir).name)
+            check_subject(f"http://127.0.0.1:{arm.port}", Path(arm.model_dir).name)
         return running
 
     def _alive(self, arm: Arm) -> bool:
@@ -215,18 +215,3 @@ class LocalTarget:
         for path in self._folder.glob("*.pid"):
             if path.stem not in belongs:
                 processes.stop(path.with_suffix(""))
-
-
-def _check_subject(port: int, subject: str) -> None:
-    """Hold what the server says that it flies under against the model that is meant.
-
-    Raises:
-        StateError: it serves another one.
-    """
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        served = _SUBJECT.search(answer.read().decode())
-    if served is None or served[1] != subject:
-        raise StateError(
-            f"the server at port {port} serves {served[1] if served else 'nothing'}, not the "
-            f"subject {subject}: another process has that port; begin again"
-        )

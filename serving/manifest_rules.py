@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Any
@@ -71,26 +72,39 @@ def check_schema(manifest: Mapping[str, Any], crd: Path) -> str:
     Raises:
         ManifestError: the CRD is missing or not a CRD, or the manifest breaks its schema.
     """
+    wanted = str(manifest.get("apiVersion")).rpartition("/")[2]
+    try:
+        validator = _validators(crd, crd.stat().st_mtime_ns).get(wanted)
+    except OSError as exc:
+        raise _no_crd(crd, exc) from exc
+    if validator is None:
+        raise ManifestError(f"apiVersion: {wanted!r} is not a version of {crd.name}")
+    errors = sorted(validator.iter_errors(manifest), key=str)
+    if errors:
+        where = ".".join(map(str, errors[0].absolute_path)) or "(root)"
+        raise ManifestError(f"{where}: {errors[0].message} (schema of {crd.name})")
+    return wanted
+
+
+@lru_cache(maxsize=4)  # reading one takes a second, and a release checks each of its patches
+def _validators(crd: Path, modified: int) -> dict[str, Any]:
+    """A validator of each version in the file; ``modified`` makes a changed one be read again."""
     import yaml
     from jsonschema import Draft202012Validator
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         versions = yaml.load(crd.read_bytes(), Loader=loader)["spec"]["versions"]  # noqa: S506 - safe
+        schemas = {v["name"]: _strict(v["schema"]["openAPIV3Schema"]) for v in versions}
     except (OSError, yaml.YAMLError, KeyError, TypeError) as exc:
-        raise ManifestError(
-            f"{crd} is no custom resource definition ({exc!r}); correct $AIRWORTHY_CRDS"
-        ) from exc
-    wanted = str(manifest.get("apiVersion")).rpartition("/")[2]
-    for version in versions:
-        if version["name"] == wanted:
-            schema = _strict(version["schema"]["openAPIV3Schema"])
-            errors = sorted(Draft202012Validator(schema).iter_errors(manifest), key=str)
-            if errors:
-                where = ".".join(map(str, errors[0].absolute_path)) or "(root)"
-                raise ManifestError(f"{where}: {errors[0].message} (schema of {crd.name})")
-            return wanted
-    raise ManifestError(f"apiVersion: {wanted!r} is not a version of {crd.name}")
+        raise _no_crd(crd, exc) from exc
+    return {name: Draft202012Validator(schema) for name, schema in schemas.items()}
+
+
+def _no_crd(crd: Path, exc: Exception) -> ManifestError:
+    return ManifestError(
+        f"{crd} is no custom resource definition ({exc!r}); correct $AIRWORTHY_CRDS"
+    )
 
 
 def _strict(schema: Any) -> Any:

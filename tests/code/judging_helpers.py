@@ -304,12 +304,12 @@ def judged_only(home: Home, slope: float = 0.8, seed: int = 0) -> tuple[dict[str
     return {**inputs, **made_from}, trained
 
 
-def state_release(home: Home, directory: Path) -> None:
+def state_release(home: Home, directory: Path, use_case: str = "toy") -> None:
     """The signed statement of a release, without a server to prove it."""
     issued = certificate.read(directory)
     at = datetime.now(timezone.utc).isoformat()
     write_statement(
-        certificate.release_path(home, "toy", issued.subject), dsse.signing_key(home),
+        certificate.release_path(home, use_case, issued.subject), dsse.signing_key(home),
         certificate.RELEASE_TYPE, issued.files, {"subject": issued.subject, "released_at": at},
     )  # fmt: skip
 

@@ -1,0 +1,215 @@
+"""Releases with real processes: a bad challenger never meets 5 % of the callers, a good one takes
+over without one failed request.
+
+The short form has the crashing, the uncertified and the good one; ``AIRWORTHY_LONG_DRILLS=1``
+(``make drills``) adds the slow and the stale one, a crash in the midst of a canary, and kills. Run
+with ``-s`` to see the seconds from harm to rollback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from rollout_helpers import (
+    PLAN,
+    Callers,
+    challenger,
+    home_with_champion,
+    looks,
+    old_store,
+    slow_challenger,
+)
+from serving_helpers import free_port
+
+from feature_repo.errors import CertificateError, PromotionError
+from feature_repo.home import Home
+from serving import approvals, certificate, ledger
+from serving.dsse import signing_key
+from serving.local_target import LocalTarget
+from serving.releases import read_current
+from serving.rollout_plan import Limits
+from tasks import rollout
+from tasks.ledger import own_trust
+from tasks.registry import GATE, SUBJECT, VERSION
+from tasks.rollout_report import content
+from tasks.rollout_store import load
+from tasks.tracking import client
+
+LONG = pytest.mark.skipif(
+    not os.environ.get("AIRWORTHY_LONG_DRILLS"), reason="a long drill: AIRWORTHY_LONG_DRILLS=1"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return home_with_champion(tmp_path_factory.mktemp("rollout") / "home")
+
+
+@pytest.fixture(scope="module")
+def target(home: Home) -> Iterator[LocalTarget]:
+    """One champion's process behind one proxy, for all drills."""
+    target = LocalTarget(home, "flights", free_port(), development=True)
+    yield target
+    target.stop()
+
+
+def port_of(target: LocalTarget) -> int:
+    return target._port
+
+
+def pid_of(home: Home, role: str) -> int:
+    (path,) = (home.root / "targets" / "flights").glob(f"{role}-*.pid")
+    return int(path.read_text())
+
+
+def told(home: Home, version: str) -> list[dict[str, object]]:
+    entries = [e for e in ledger.verify(home, own_trust(home)) if e["kind"] == "rollout"]
+    return [e["facts"] for e in entries if e["facts"]["version"] == version]
+
+
+def test_an_uncertified_challenger_is_never_started(home: Home, target: LocalTarget) -> None:
+    folder = challenger(home, "1.9.0", 0.41)
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"\0")
+    with pytest.raises(CertificateError, match=r"changed: model.onnx"):
+        rollout.begin(home, "flights", "1.9.0", PLAN, target)
+    (folder / "certificate.json").unlink()
+    with pytest.raises(PromotionError, match="no certificate"):
+        rollout.begin(home, "flights", "1.9.0", PLAN, target)
+    assert load(home, "flights") is None
+
+
+def test_a_crashing_challenger_stays_in_the_shadow(home: Home, target: LocalTarget) -> None:
+    challenger(home, "1.1.0", 0.42)
+    rollout.begin(home, "flights", "1.1.0", replace(PLAN, requests=10**6), target)
+    with Callers(port_of(target)).asking() as callers:
+        os.kill(pid_of(home, "shadow"), signal.SIGKILL)
+        harm = time.monotonic()
+        over, made = looks(home, target)
+    print(f"crashing: {time.monotonic() - harm:.1f} s from harm to rollback, {made[-1].words}")
+    assert over.state.ended == "back"
+    assert max(decision.percent for decision in made) == 0
+    assert callers.failed == 0
+    assert told(home, "1.1.0")[-1]["kind"] == "back"
+    with pytest.raises(PromotionError, match="was rolled back"):
+        rollout.begin(home, "flights", "1.1.0", PLAN, target)
+
+
+def test_a_good_challenger_takes_over_without_a_failed_request(
+    home: Home, target: LocalTarget
+) -> None:
+    folder = challenger(home, "1.2.0", 0.43)
+    register(home, folder, "1.2.0")
+    began = time.monotonic()
+    rollout.begin(home, "flights", "1.2.0", PLAN, target)
+    with Callers(port_of(target)).asking() as callers:
+        wait_for_approval(home, target)
+        issued = certificate.read(folder)
+        approvals.approve(
+            home, signing_key(home), issued, "Ann", "seen", datetime.now(timezone.utc)
+        )
+        over, _ = looks(home, target)
+        before = callers.statuses[200]
+        while callers.statuses[200] < before + 20:  # the new champion answers
+            time.sleep(0.05)
+    print(f"good: {time.monotonic() - began:.1f} s from shadow to champion, {callers.statuses}")
+    assert over.promoted
+    assert callers.failed == 0
+    assert read_current(home, "flights") == (folder, "1.2.0")
+    words = [str(facts["words"]) for facts in told(home, "1.2.0")]
+    assert any("approved by Ann" in said for said in words)
+    assert "promoted" in content(over)
+
+
+def test_a_promoted_challenger_is_taken_back_while_the_registry_is_down(
+    home: Home, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with Callers(port_of(target)).asking() as callers:
+        began = time.monotonic()
+        said = rollout.roll_back(home, "flights", target, "it was a Friday")
+        print(f"rollback of a champion: {time.monotonic() - began:.1f} s, {said[:90]}")
+    assert "1.0.0 is champion again" in said
+    assert "registry does not answer" in said
+    assert read_current(home, "flights")[1] == "1.0.0"
+    assert callers.failed == 0
+    count = len(ledger.entries(home))
+    assert "no release is under way" in rollout.roll_back(home, "flights", target, "again")
+    assert len(ledger.entries(home)) == count
+
+
+@LONG
+def test_a_slow_challenger_stays_in_the_shadow(home: Home, target: LocalTarget) -> None:
+    slow_challenger(home, "1.3.0")
+    limits = Limits(slow_seconds=0.05)
+    plan = replace(PLAN, requests=10**6, limits=limits)
+    harm = time.monotonic()
+    rollout.begin(home, "flights", "1.3.0", plan, target)
+    with Callers(port_of(target)).asking() as callers:
+        over, made = looks(home, target)
+    print(f"slow: {time.monotonic() - harm:.1f} s from its start to rollback, {made[-1].words}")
+    assert over.state.ended == "back"
+    assert "slow" in made[-1].words
+    assert max(decision.percent for decision in made) == 0
+    assert callers.failed == 0
+
+
+@LONG
+def test_a_challenger_with_stale_features_stays_in_the_shadow(
+    home: Home, target: LocalTarget, tmp_path: Path
+) -> None:
+    challenger(home, "1.4.0", 0.44)
+    stale = {"AIRWORTHY_ONLINE_STORE": old_store(home, tmp_path / "old")}
+    theirs = LocalTarget(
+        home, "flights", port_of(target), development=True, environments={"shadow": stale}
+    )
+    rollout.begin(home, "flights", "1.4.0", replace(PLAN, requests=10**6), theirs)
+    harm = time.monotonic()
+    with Callers(port_of(target)).asking() as callers:
+        over, made = looks(home, theirs)
+    print(f"stale: {time.monotonic() - harm:.1f} s from harm to rollback, {made[-1].words}")
+    assert over.state.ended == "back"
+    assert max(decision.percent for decision in made) == 0
+    assert callers.failed == 0
+
+
+@LONG
+def test_a_crash_in_a_canary_costs_no_caller_an_answer(home: Home, target: LocalTarget) -> None:
+    challenger(home, "1.5.0", 0.45)
+    plan = replace(PLAN, steps=(25, 50, 100))
+    rollout.begin(home, "flights", "1.5.0", plan, target)
+    with Callers(port_of(target)).asking() as callers:
+        while rollout.look_once(home, "flights", target)[0].state.step == 0:
+            time.sleep(0.3)
+        # A killed look: another object goes on from what is on disk.
+        again = LocalTarget(home, "flights", port_of(target), development=True)
+        rollout.begin(home, "flights", "1.5.0", plan, again)
+        os.kill(pid_of(home, "canary"), signal.SIGKILL)
+        harm = time.monotonic()
+        over, made = looks(home, again)
+    print(f"crash in a canary: {time.monotonic() - harm:.1f} s to rollback, {made[-1].words}")
+    assert over.state.ended == "back"
+    assert callers.failed == 0
+
+
+def register(home: Home, folder: Path, version: str) -> None:
+    """In MLflow, as the pipeline does."""
+    mlflow = client(home)
+    mlflow.create_registered_model("flights")
+    tags = {SUBJECT: folder.name, VERSION: version, GATE: "passed"}
+    mlflow.create_model_version("flights", source=str(folder), tags=tags)
+
+
+def wait_for_approval(home: Home, target: LocalTarget, seconds: float = 240) -> None:
+    """Look until nothing but the approval is missing."""
+    end = time.monotonic() + seconds
+    while "waits for an approval" not in rollout.look_once(home, "flights", target)[1].words:
+        assert time.monotonic() < end
+        time.sleep(0.3)
