@@ -156,7 +156,8 @@ class Proxy:
         return is_alive(self.folder / "nginx.pid", "nginx")
 
     def _nginx(self, *arguments: str) -> None:
-        program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        # Debian has it in a folder that only root's PATH names.
+        program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
         if program is None:
             raise StateError("there is no nginx: run 'make nginx' as root, or install it")
         command = [program, "-p", str(self.folder), "-c", "nginx.conf", "-e", "error.log"]
