@@ -76,9 +76,13 @@ class RedisRows:
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See ``OnlineRows``."""
+        distinct = list(dict.fromkeys(keys))  # requests of one batch share entities
         with self._errors():
-            found: Any = self._client.hmget(self._hash, keys)
+            found: Any = self._client.hmget(self._hash, distinct)
+        if len(distinct) == len(keys):
             return list(found)
+        by_key = dict(zip(distinct, found, strict=True))
+        return [by_key[key] for key in keys]
 
     def all(self) -> dict[bytes, bytes]:
         """See ``OnlineRows``."""

@@ -41,15 +41,16 @@ class SqliteRows:
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See ``OnlineRows``."""
         found: dict[bytes, bytes] = {}
+        distinct = list(dict.fromkeys(keys))  # requests of one batch share entities
         with self._errors():
             connection = self._open()
             if connection is None:
                 return [None] * len(keys)
-            if len(keys) <= CHUNK:  # one statement sees one moment
-                found = self._found(connection, keys)
+            if len(distinct) <= CHUNK:  # one statement sees one moment
+                found = self._found(connection, distinct)
             else:
                 with _transaction(connection, "BEGIN"):
-                    for part in parts(keys):
+                    for part in parts(distinct):
                         found |= self._found(connection, part)
         return [found.get(key) for key in keys]
 

@@ -72,7 +72,7 @@ class Ages:
             self._counts += np.bincount(places.ravel(), minlength=len(self._counts))
         total = ages.sum(axis=0)
         lost = bool(np.isnan(total).any())
-        self._totals += np.nansum(ages, axis=0) if lost else total
+        self._totals += np.where(np.isnan(ages), 0.0, ages).sum(axis=0) if lost else total
         return lost
 
     def buckets(self, view: int) -> list[tuple[str, float]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from feature_repo.packed import (
 )
 
 if TYPE_CHECKING:
-    from feature_repo.contract import UseCase
+    from feature_repo.contract import FeatureView, UseCase
     from feature_repo.inputs import Array
     from feature_repo.online_rows import RowReader
 
@@ -84,14 +85,8 @@ class OnlineStore:
 
     def read(self, fields: Sequence[Mapping[str, Any]]) -> OnlineFeatures:
         """Stored features of requests given by their fields; all rows are of one moment."""
-        keys = self._layout.keys(fields)
-        distinct = list(dict.fromkeys(keys)) if len(fields) > 1 else keys
-        state, *values = self._rows.get([STATE, *distinct])
+        state, *found = self._rows.get([STATE, *self._layout.keys(fields)])
         tick = self._checked(state).tick
-        found = values
-        if len(fields) > 1:
-            by_key = dict(zip(distinct, values, strict=True))
-            found = [by_key[key] for key in keys]
         try:
             events, features = self._layout.unpack(found, len(fields))
         except StateError as exc:
@@ -152,36 +147,44 @@ class OnlineStore:
 
 
 class _Layout:
-    """One request's rows, one view's after the other's, read as one array of numbers."""
+    """One request's rows, one view's after the other's, read as one array of numbers. The views of
+    an entity lie together, so that their keys are made together."""
 
     def __init__(self, use_case: UseCase) -> None:
         views = use_case.views
         self.views = tuple(view.name for view in views)
         self.features = tuple(spec.name for spec in use_case.features)
-        self._forms: list[RowFormat] = [row_format(view) for view in views]
-        self._entities = [view.entity.keys for view in views]
         self.ttls = np.array([view.ttl.total_seconds() for view in views])
-        starts, place, where = [], 0, {}
-        for v, view in enumerate(views):
-            starts.append(place)
+        by_entity: dict[tuple[str, ...], list[FeatureView]] = {}
+        for view in views:
+            by_entity.setdefault(view.entity.keys, []).append(view)
+        ordered = [view for of_entity in by_entity.values() for view in of_entity]
+        self._forms = [row_format(view) for view in ordered]
+        self._nothing = [form.nothing for form in self._forms]
+        self._sizes = [len(nothing) for nothing in self._nothing]
+        self._groups = [
+            (itemgetter(*names), _keys_of(names, [row_format(view) for view in of_entity]))
+            for names, of_entity in by_entity.items()
+        ]
+        place, where, starts = 0, {}, {}
+        for view in ordered:
+            starts[view.name] = place
             for i, spec in enumerate(view.features):
-                where[spec.name] = (place + _HEAD + i, v)
+                where[spec.name] = place + _HEAD + i
             place += _HEAD + len(view.features)
         self._width = place
-        self._events = np.array(starts, dtype=np.int64)
-        order = [where[spec.name] for spec in use_case.features]
-        self._places = np.array([at for at, _ in order], dtype=np.int64)
-        self.view_of = np.array([view for _, view in order], dtype=np.int64)
-        self._nothing = [form.nothing for form in self._forms]
+        self._events = np.array([starts[name] for name in self.views], dtype=np.int64)
+        self._places = np.array([where[name] for name in self.features], dtype=np.int64)
+        views_of = [self.views.index(spec.view) for spec in use_case.features]
+        self.view_of = np.array(views_of, dtype=np.int64)
 
     def keys(self, fields: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """Keys [n * views], request by request; empty (never stored) where a part of the entity
         is null."""
-        keys = []
+        keys: list[bytes] = []
         for asked in fields:
-            for form, names in zip(self._forms, self._entities, strict=True):
-                entity = _entity(names, tuple([asked[name] for name in names]))
-                keys.append(entity and form.key(entity))
+            for values_of, keys_of in self._groups:
+                keys += keys_of(values_of(asked))
         return keys
 
     def unpack(self, rows: Sequence[bytes | None], count: int) -> tuple[Array, Array]:
@@ -192,14 +195,14 @@ class _Layout:
             StateError: a row is not of its view's form.
         """
         nothing = self._nothing * count
-        held = [nothing[i] if row is None else row for i, row in enumerate(rows)]
-        for i, row in enumerate(held):
-            if len(row) != len(nothing[i]):
-                form = self._forms[i % len(self._forms)]
-                raise StateError(
-                    f"a row of the feature view {form.view!r} is not of {len(form.nothing)} bytes, "
-                    f"as its {len(form.features)} features need"
-                )
+        held = [row or absent for row, absent in zip(rows, nothing, strict=True)]
+        if list(map(len, held)) != self._sizes * count:
+            wrong = next(i for i, row in enumerate(held) if len(row) != len(nothing[i]))
+            form = self._forms[wrong % len(self._forms)]
+            raise StateError(
+                f"a row of the feature view {form.view!r} is not of {len(form.nothing)} bytes, "
+                f"as its {len(form.features)} features need"
+            )
         content = b"".join(held)
         numbers = np.frombuffer(content, "<f8").reshape(count, self._width)
         instants = np.frombuffer(content, ">u8").reshape(count, self._width)
@@ -207,6 +210,17 @@ class _Layout:
         return events, numbers.take(self._places, axis=1)
 
 
-@lru_cache(maxsize=65_536)
-def _entity(names: tuple[str, ...], values: tuple[Any, ...]) -> bytes:
-    return b"" if None in values else entity_key(dict(zip(names, values, strict=True)))
+def _keys_of(
+    names: tuple[str, ...], forms: Sequence[RowFormat]
+) -> Callable[[Any], tuple[bytes, ...]]:
+    """Keys of an entity's rows in several views from its values: one, or a tuple of them."""
+
+    @lru_cache(maxsize=65_536)
+    def keys(values: Any) -> tuple[bytes, ...]:
+        parts = (values,) if len(names) == 1 else values
+        if None in parts:
+            return (b"",) * len(forms)
+        entity = entity_key(dict(zip(names, parts, strict=True)))
+        return tuple(form.key(entity) for form in forms)
+
+    return keys

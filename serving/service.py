@@ -202,7 +202,10 @@ class Service:
         Raises:
             RequestError: 422 the declared policy refuses such instances.
         """
-        missing = [[self._views[view] for view in np.flatnonzero(row)] for row in np.isnan(ages)]
+        missing = [
+            [view for view, gone in zip(self._views, row, strict=True) if gone]
+            for row in np.isnan(ages).tolist()
+        ]
         policy = self.use_case.missing_policy
         self.metrics.applied("missing", policy, sum(map(bool, missing)))
         if policy == "refuse":
@@ -218,7 +221,10 @@ class Service:
         strange = scored.codes == UNKNOWN
         if not strange.any():
             return [[]] * len(strange)
-        named = [[self._categories[place] for place in np.flatnonzero(row)] for row in strange]
+        named = [
+            [name for name, unknown in zip(self._categories, row, strict=True) if unknown]
+            for row in strange.tolist()
+        ]
         for names in named:
             for name in names:
                 self.metrics.unknown_value(name)
