@@ -227,6 +227,8 @@ def _yields(at: str, sql: str, tables: set[str]) -> set[str]:
     import sqlglot
     from sqlglot import exp
 
+    from feature_repo.dialect import differing
+
     try:
         query = sqlglot.parse_one(sql, read="spark")
     except sqlglot.errors.SqlglotError as exc:
@@ -248,6 +250,10 @@ def _yields(at: str, sql: str, tables: set[str]) -> set[str]:
                 f"{at}: {call.sql('spark')} yields something else each time, so nothing could be "
                 "computed again; store the value in a raw table"
             )
+    if unlike := differing(query):
+        raise DeclarationError(
+            f"{at}: {unlike} is cut on Spark and rounded on DuckDB; write floor(), or a double"
+        )
     columns = {name.lower() for name in query.named_selects}
     for name in sorted(columns):
         if name.startswith("_"):

@@ -36,6 +36,20 @@ def tuned(sql: str) -> str:
     return tree.sql("duckdb")
 
 
+def differing(query: exp.Expr) -> str:
+    """What in a query the engines compute differently, in Spark's words; empty where nothing is.
+
+    A fraction cast to a whole number is cut on Spark and rounded on DuckDB, and ``div`` cuts on
+    Spark alone.
+    """
+    import sqlglot.expressions as exp
+
+    for node in query.find_all(exp.Cast, exp.IntDiv):
+        if isinstance(node, exp.IntDiv) or node.args["to"].this in exp.DataType.INTEGER_TYPES:
+            return node.sql("spark")
+    return ""
+
+
 def _translated(sql: str) -> exp.Expr:
     import sqlglot
     import sqlglot.expressions as exp

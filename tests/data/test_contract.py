@@ -199,6 +199,8 @@ def test_a_view_is_no_raw_table() -> None:
         ({"sql": FIRST.log.sql.replace("from flights", "from fleet")}, ("'fleet'", "to tables")),
         ({"sql": FIRST.log.sql.replace("select", "choose")}, ("'pending'", "cannot be parsed")),
         ({"sql": FIRST.log.sql.replace("1.0D", "rand()")}, ("RAND()", "something else each time")),
+        ({"sql": FIRST.log.sql.replace("1.0D", "cast(2.7 as int)")}, ("CAST(2.7 AS INT)", "floor")),
+        ({"sql": FIRST.log.sql.replace("1.0D", "27 div 10")}, ("'pending'", "rounded on DuckDB")),
         ({"sql": FIRST.log.sql.replace("1.0D", "unix_seconds(now())")}, ("NOW()", "raw table")),
         (
             {"sql": FIRST.log.sql.replace("as scheduled", "as scheduled, 1 as _tick")},
