@@ -65,14 +65,17 @@ def promote(state: State, use_case: str, version: str) -> Promoted:
     secret_requests=[SIGNING_KEY],
     environment=SIGNING_ENVIRONMENT,
 )
-def promote_released(state: State, use_case: str, version: str, passed: bool) -> Promoted:
+def promote_released(
+    state: State, use_case: str, version: str, passed: bool, as_challenger: bool = False
+) -> Promoted:
     """Promote what the pipeline has just released; a refused model is left where it is, and so
     is one that was champion before and has been replaced since, by a person or by a better one, and
-    one that was not compared with the champion of now: another run was quicker."""
+    one that was not compared with the champion of now: another run was quicker. ``as_challenger``:
+    every one is, while there is a champion, since it meets the traffic step by step."""
     with step("promote") as log:
         home = state.home()
         with home.lock("mlflow"):
-            kept = _kept(home, use_case, version, passed)
+            kept = _kept(home, use_case, version, passed, as_challenger)
             log.say(f"the champion stays: {kept}" if kept else _promote(home, use_case, version))
     return Promoted(not kept, log.record)
 
@@ -178,7 +181,9 @@ def _check_released(
         )
 
 
-def _kept(home: Home, use_case: str, version: str, passed: bool) -> str:
+def _kept(
+    home: Home, use_case: str, version: str, passed: bool, as_challenger: bool = False
+) -> str:
     """Why the pipeline does not promote the version; nothing where it does."""
     name = f"{use_case} {version}"
     if not passed:

@@ -132,7 +132,8 @@ def test_signing_tasks_ask_for_the_key(package: dict[str, Any]) -> None:
     """Whatever signs, or trusts what it signed, gets its key from a secret; no other task does."""
     signing = {
         "certify", "register", "promote", "promote_released", "release", "conclude",
-        "revoke_certificate", "reinstate_certificate", "retire_model",
+        "revoke_certificate", "reinstate_certificate", "retire_model", "begin_release",
+        "look_at_release", "roll_back_release", "approve_release",
     }  # fmt: skip
     trusting = {"evaluate", "score_requests", "audit_report", "clean_home"}
     asking = set()
@@ -154,7 +155,7 @@ def test_launch_form_has_defaults_and_descriptions(package: dict[str, Any]) -> N
     inputs = plan.spec.default_inputs.parameters
     assert set(inputs) == {
         "source", "training_start", "validation_start", "test_start", "test_end", "launcher",
-        "config",
+        "config", "as_challenger",
     }  # fmt: skip
     assert not [name for name, parameter in inputs.items() if parameter.required]
     workflow = named(package, workflow_pb2.WorkflowSpec, "workflows.flights.flights")

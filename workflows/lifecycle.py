@@ -55,6 +55,7 @@ def lifecycle(
     test_end: datetime,
     launcher: str,
     config: TrainingConfig,
+    as_challenger: bool = False,
 ) -> Flown:
     """Features, training set, training, judging, certificate, registry, release, report.
 
@@ -77,6 +78,7 @@ def lifecycle(
         test_end: end of the test part.
         launcher: one-process, two-ranks or nodes.
         config: hyper-parameters.
+        as_challenger: leave the champion, and the model to a release in steps.
     """
     checked = check_split(
         use_case=use_case,
@@ -214,7 +216,11 @@ def lifecycle(
     online >> released  # the server reads the online store
     registered >> released
     promoted = promote_released(
-        state=state, use_case=use_case, version=certified.certified.version, passed=judged.passed
+        state=state,
+        use_case=use_case,
+        version=certified.certified.version,
+        passed=judged.passed,
+        as_challenger=as_challenger,
     )
     released >> promoted
     summary = conclude(

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from flytekit import dynamic, wait_for_input, workflow
 
+from tasks.resources import SMALL
 from tasks.rollout_tasks import (
     Looked,
     ReleasePlan,
@@ -18,7 +19,7 @@ from tasks.types import State
 PLAN = ReleasePlan()
 
 
-@dynamic
+@dynamic(requests=SMALL, retries=1, timeout=timedelta(days=8))
 def watch(state: State, use_case: str, version: str, looks: int, pause_seconds: float) -> bool:
     """That many looks, one task each; whether the release is over. ``version`` has begun."""
     over = False

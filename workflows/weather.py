@@ -25,6 +25,7 @@ def weather(
     test_end: datetime = datetime(2014, 1, 1, tzinfo=timezone.utc),
     launcher: str = "one-process",
     config: TrainingConfig = WEATHER_CONFIG,
+    as_challenger: bool = False,
 ) -> Flown:
     """From raw weather to a certified model that answered over HTTP.
 
@@ -38,6 +39,7 @@ def weather(
         launcher: one-process, two-ranks (of one machine) or nodes (a PyTorchJob).
         config: hyper-parameters of the training. Fields left out of a given one have the values
             of ``TrainingConfig``, not of ``WEATHER_CONFIG``.
+        as_challenger: leave the champion, and the model to ``workflows/release.py``.
     """
     opened = open_state(use_case="weather")
     found = fingerprint(use_case="weather", source=source)
@@ -61,4 +63,5 @@ def weather(
         test_end=test_end,
         launcher=launcher,
         config=config,
+        as_challenger=as_challenger,
     )

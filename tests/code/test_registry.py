@@ -341,3 +341,16 @@ def test_killed_at_many_moments_registering_and_promoting_heal(
         ledger.verify(home, own_trust(home))
         line += STRIDE
     assert line > 60  # the lines of one undisturbed run
+
+
+def test_a_challenger_leaves_the_champion_and_the_first_model_becomes_it(tmp_path: Path) -> None:
+    home = fresh_home(tmp_path / "home")
+    state = state_of(home)
+    for slope, version in ((0.8, "1.0.0"), (0.75, "1.1.0")):
+        put_in(home, judged(home, slope=slope))
+        made = promote_released(
+            state=state, use_case="toy", version=version, passed=True, as_challenger=True
+        )
+    assert not made.champion
+    assert "toy 1.1.0 is a challenger" in made.step.message
+    assert promotions(home) == ["1.0.0"]

@@ -13,10 +13,10 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from killing import killed_at
 from rollout_helpers import (
     PLAN,
     Callers,
@@ -30,8 +30,7 @@ from serving_helpers import free_port
 
 from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home
-from serving import approvals, certificate, ledger
-from serving.dsse import signing_key
+from serving import ledger
 from serving.local_target import LocalTarget
 from serving.releases import read_current
 from serving.rollout_plan import Limits
@@ -41,6 +40,7 @@ from tasks.registry import GATE, SUBJECT, VERSION
 from tasks.rollout_report import content
 from tasks.rollout_store import load
 from tasks.tracking import client
+from workflows import release as workflows
 
 LONG = pytest.mark.skipif(
     not os.environ.get("AIRWORTHY_LONG_DRILLS"), reason="a long drill: AIRWORTHY_LONG_DRILLS=1"
@@ -50,6 +50,12 @@ LONG = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home_with_champion(tmp_path_factory.mktemp("rollout") / "home")
+
+
+@pytest.fixture(autouse=True)
+def _ours(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands find the home."""
+    monkeypatch.setenv("AIRWORTHY_HOME", str(home.root))
 
 
 @pytest.fixture(scope="module")
@@ -110,16 +116,14 @@ def test_a_good_challenger_takes_over_without_a_failed_request(
     rollout.begin(home, "flights", "1.2.0", PLAN, target)
     with Callers(port_of(target)).asking() as callers:
         wait_for_approval(home, target)
-        issued = certificate.read(folder)
-        approvals.approve(
-            home, signing_key(home), issued, "Ann", "seen", datetime.now(timezone.utc)
-        )
+        workflows.approve(model="flights", version="1.2.0", approver="Ann", reason="seen")
         over, _ = looks(home, target)
         before = callers.statuses[200]
         while callers.statuses[200] < before + 20:  # the new champion answers
             time.sleep(0.05)
     print(f"good: {time.monotonic() - began:.1f} s from shadow to champion, {callers.statuses}")
     assert over.promoted
+    assert workflows.look(model="flights").over
     assert callers.failed == 0
     assert read_current(home, "flights") == (folder, "1.2.0")
     words = [str(facts["words"]) for facts in told(home, "1.2.0")]
@@ -134,14 +138,14 @@ def test_a_promoted_challenger_is_taken_back_while_the_registry_is_down(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with Callers(port_of(target)).asking() as callers:
         began = time.monotonic()
-        said = rollout.roll_back(home, "flights", target, "it was a Friday")
+        said = workflows.rollback(model="flights", reason="it was a Friday")
         print(f"rollback of a champion: {time.monotonic() - began:.1f} s, {said[:90]}")
     assert "1.0.0 is champion again" in said
     assert "registry does not answer" in said
     assert read_current(home, "flights")[1] == "1.0.0"
     assert callers.failed == 0
     count = len(ledger.entries(home))
-    assert "no release is under way" in rollout.roll_back(home, "flights", target, "again")
+    assert "no release is under way" in workflows.rollback(model="flights")
     assert len(ledger.entries(home)) == count
 
 
@@ -197,6 +201,29 @@ def test_a_crash_in_a_canary_costs_no_caller_an_answer(home: Home, target: Local
     print(f"crash in a canary: {time.monotonic() - harm:.1f} s to rollback, {made[-1].words}")
     assert over.state.ended == "back"
     assert callers.failed == 0
+
+
+@LONG
+def test_a_look_killed_anywhere_is_made_good_by_the_next(home: Home, target: LocalTarget) -> None:
+    """Killed at every 40th line, again and again: each decision is told once, and traffic is as
+    the state says."""
+    challenger(home, "1.6.0", 0.46)
+    plan = replace(PLAN, requests=1, pairs=1)
+    rollout.begin(home, "flights", "1.6.0", plan, target)
+    modules = "tasks.rollout tasks.rollout_store serving.local_target serving.proxy"
+    line, kills = 1, 0
+    with Callers(port_of(target)).asking() as callers:
+        time.sleep(2)
+        while killed_at(line, modules, lambda: rollout.look_once(home, "flights", target)):
+            line, kills = line + 40, kills + 1
+    over = load(home, "flights")
+    assert over is not None
+    print(f"{kills} kills, {len(over.state.decisions)} decisions, at step {over.state.step}")
+    assert [facts["look"] for facts in told(home, "1.6.0")] == [
+        n + 1 for n in range(len(over.state.decisions))
+    ]
+    assert callers.failed == 0
+    assert "is rolled back" in rollout.roll_back(home, "flights", target, "the drill is over")
 
 
 def register(home: Home, folder: Path, version: str) -> None:
