@@ -75,10 +75,13 @@ def is_alive(pid_file: Path, word: str) -> bool:
     """Whether the process runs, and is the one meant: ``word`` is in its command line, so a
     number that was given to another process since is none of ours."""
     try:
-        number = int(pid_file.read_text())
-        return word.encode() in Path(f"/proc/{number}/cmdline").read_bytes()
-    except (OSError, ValueError):
+        process = Path("/proc") / pid_file.read_text().strip()
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        words = (process / "cmdline").read_bytes()
+    except OSError:
         return False
+    # Without words while it becomes another program, and once it ended and nobody asked how.
+    return state not in "ZX" and (not words or word.encode() in words)
 
 
 def free_port() -> int:

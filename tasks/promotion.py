@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import task
 
-from feature_repo.errors import CertificateError, PromotionError
+from feature_repo.errors import CertificateError, DeclarationError, PromotionError
 from feature_repo.home import Home
 from serving import certificate, ledger
 from serving.releases import write_current
@@ -31,6 +31,8 @@ from tasks.types import State, Step
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+AT_ONCE, IN_STEPS = "at-once", "in-steps"
 
 
 class Promoted(NamedTuple):
@@ -66,16 +68,22 @@ def promote(state: State, use_case: str, version: str) -> Promoted:
     environment=SIGNING_ENVIRONMENT,
 )
 def promote_released(
-    state: State, use_case: str, version: str, passed: bool, as_challenger: bool = False
+    state: State, use_case: str, version: str, passed: bool, promotion: str = AT_ONCE
 ) -> Promoted:
     """Promote what the pipeline has just released; a refused model is left where it is, and so
     is one that was champion before and has been replaced since, by a person or by a better one, and
-    one that was not compared with the champion of now: another run was quicker. ``as_challenger``:
-    every one is, while there is a champion, since it meets the traffic step by step."""
+    one that was not compared with the champion of now: another run was quicker. ``promotion``
+    ``in-steps``: every one is, while there is a champion, since it meets the traffic first.
+
+    Raises:
+        DeclarationError: ``promotion`` is neither ``at-once`` nor ``in-steps``.
+    """
+    if promotion not in (AT_ONCE, IN_STEPS):
+        raise DeclarationError(f"promotion {promotion!r}: it is {AT_ONCE} or {IN_STEPS}")
     with step("promote") as log:
         home = state.home()
         with home.lock("mlflow"):
-            kept = _kept(home, use_case, version, passed, as_challenger)
+            kept = _kept(home, use_case, version, passed, promotion)
             log.say(f"the champion stays: {kept}" if kept else _promote(home, use_case, version))
     return Promoted(not kept, log.record)
 
@@ -181,9 +189,7 @@ def _check_released(
         )
 
 
-def _kept(
-    home: Home, use_case: str, version: str, passed: bool, as_challenger: bool = False
-) -> str:
+def _kept(home: Home, use_case: str, version: str, passed: bool, promotion: str = AT_ONCE) -> str:
     """Why the pipeline does not promote the version; nothing where it does."""
     name = f"{use_case} {version}"
     if not passed:

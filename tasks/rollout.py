@@ -27,7 +27,7 @@ from tasks.rollout_store import Rollout, load, path_of, save, tell
 
 
 def begin(
-    home: Home, use_case: str, version: str, plan: Plan, target: Target, again: bool = False
+    home: Home, use_case: str, version: str, plan: Plan, target: Target, again: str = ""
 ) -> Rollout:  # fmt: skip
     """Have a release under way: the challenger verified, up and in the shadow. One that is under
     way goes on where it was, by the plan that it began with.
@@ -110,7 +110,7 @@ def roll_back(home: Home, use_case: str, target: Target, reason: str) -> str:
 
 
 def _begun(
-    home: Home, use_case: str, issued: Certificate, version: str, plan: Plan, again: bool
+    home: Home, use_case: str, issued: Certificate, version: str, plan: Plan, again: str
 ) -> Rollout:
     """The release that is under way, or a new one."""
     held, name = load(home, use_case), f"{use_case} {version}"
@@ -123,8 +123,8 @@ def _begun(
         return held
     if held is not None and same and not held.promoted and not again:
         raise PromotionError(
-            f"{name} was rolled back: {held.state.decisions[-1].words}; to try it again, say so "
-            "with --again"
+            f"{name} was rolled back: {held.state.decisions[-1].words}; to try it again, say "
+            "why with --again"
         )
     champion, before = read_current(home, use_case)
     if champion.name == issued.subject:

@@ -77,7 +77,7 @@ def target_of(home: Home, use_case: str, port: int = 0) -> Target:
     environment=SIGNING_ENVIRONMENT,
 )  # fmt: skip
 def begin_release(
-    state: State, use_case: str, version: str, plan: ReleasePlan, port: int, again: bool
+    state: State, use_case: str, version: str, plan: ReleasePlan, port: int, again: str
 ) -> str:
     """Have the challenger verified, up and in the shadow; its version.
 

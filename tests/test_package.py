@@ -155,7 +155,7 @@ def test_launch_form_has_defaults_and_descriptions(package: dict[str, Any]) -> N
     inputs = plan.spec.default_inputs.parameters
     assert set(inputs) == {
         "source", "training_start", "validation_start", "test_start", "test_end", "launcher",
-        "config", "as_challenger",
+        "config", "promotion",
     }  # fmt: skip
     assert not [name for name, parameter in inputs.items() if parameter.required]
     workflow = named(package, workflow_pb2.WorkflowSpec, "workflows.flights.flights")

@@ -21,7 +21,7 @@ def flights(
     test_end: datetime = datetime(2014, 1, 1, tzinfo=timezone.utc),
     launcher: str = "one-process",
     config: TrainingConfig = DEFAULT_CONFIG,
-    as_challenger: bool = False,
+    promotion: str = "at-once",
 ) -> Flown:
     """From raw flights to a certified model that answered over HTTP.
 
@@ -34,7 +34,7 @@ def flights(
         test_end: end of the test part.
         launcher: one-process, two-ranks (of one machine) or nodes (a PyTorchJob).
         config: hyper-parameters of the training.
-        as_challenger: leave the champion, and the model to ``workflows/release.py``.
+        promotion: at-once, or in-steps: the champion stays until ``workflows/release.py``.
     """
     opened = open_state(use_case="flights")
     found = fingerprint(use_case="flights", source=source)
@@ -58,7 +58,7 @@ def flights(
         test_end=test_end,
         launcher=launcher,
         config=config,
-        as_challenger=as_challenger,
+        promotion=promotion,
     )
 
 

@@ -55,7 +55,7 @@ def lifecycle(
     test_end: datetime,
     launcher: str,
     config: TrainingConfig,
-    as_challenger: bool = False,
+    promotion: str = "at-once",
 ) -> Flown:
     """Features, training set, training, judging, certificate, registry, release, report.
 
@@ -78,7 +78,7 @@ def lifecycle(
         test_end: end of the test part.
         launcher: one-process, two-ranks or nodes.
         config: hyper-parameters.
-        as_challenger: leave the champion, and the model to a release in steps.
+        promotion: at-once, or in-steps: the champion stays until a release in steps.
     """
     checked = check_split(
         use_case=use_case,
@@ -220,7 +220,7 @@ def lifecycle(
         use_case=use_case,
         version=certified.certified.version,
         passed=judged.passed,
-        as_challenger=as_challenger,
+        promotion=promotion,
     )
     released >> promoted
     summary = conclude(

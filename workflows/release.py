@@ -39,7 +39,7 @@ def rollout(
     looks: int = 60,
     pause_seconds: float = 60.0,
     port: int = 8090,
-    again: bool = False,
+    again: str = "",
 ) -> bool:
     """Release a challenger on this machine: callers ask ``port``; whether it is over by the last
     look. Stopped or killed, the same command goes on where it was.
@@ -51,7 +51,7 @@ def rollout(
         looks: how many.
         pause_seconds: before each.
         port: where callers ask, with the header x-entity-key.
-        again: also after it was rolled back.
+        again: why, where it was rolled back before.
     """
     opened = open_state(use_case=model)
     begun = begin_release(
@@ -124,7 +124,7 @@ def gated_rollout(
     """
     opened = open_state(use_case=model)
     begun = begin_release(
-        state=opened.state, use_case=model, version=version, plan=plan, port=port, again=False
+        state=opened.state, use_case=model, version=version, plan=plan, port=port, again=""
     )
     first = watch(
         state=opened.state, use_case=model, version=begun, looks=looks, pause_seconds=pause_seconds

@@ -25,7 +25,7 @@ def weather(
     test_end: datetime = datetime(2014, 1, 1, tzinfo=timezone.utc),
     launcher: str = "one-process",
     config: TrainingConfig = WEATHER_CONFIG,
-    as_challenger: bool = False,
+    promotion: str = "at-once",
 ) -> Flown:
     """From raw weather to a certified model that answered over HTTP.
 
@@ -39,7 +39,7 @@ def weather(
         launcher: one-process, two-ranks (of one machine) or nodes (a PyTorchJob).
         config: hyper-parameters of the training. Fields left out of a given one have the values
             of ``TrainingConfig``, not of ``WEATHER_CONFIG``.
-        as_challenger: leave the champion, and the model to ``workflows/release.py``.
+        promotion: at-once, or in-steps: the champion stays until ``workflows/release.py``.
     """
     opened = open_state(use_case="weather")
     found = fingerprint(use_case="weather", source=source)
@@ -63,5 +63,5 @@ def weather(
         test_end=test_end,
         launcher=launcher,
         config=config,
-        as_challenger=as_challenger,
+        promotion=promotion,
     )

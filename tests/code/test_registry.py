@@ -349,7 +349,7 @@ def test_a_challenger_leaves_the_champion_and_the_first_model_becomes_it(tmp_pat
     for slope, version in ((0.8, "1.0.0"), (0.75, "1.1.0")):
         put_in(home, judged(home, slope=slope))
         made = promote_released(
-            state=state, use_case="toy", version=version, passed=True, as_challenger=True
+            state=state, use_case="toy", version=version, passed=True, promotion="in-steps"
         )
     assert not made.champion
     assert "toy 1.1.0 is a challenger" in made.step.message
