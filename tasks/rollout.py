@@ -121,7 +121,7 @@ def _begun(
                 f"{use_case} {held.version} is being released; wait for its end, or roll it back"
             )
         return held
-    if held is not None and same and not held.promoted and not again:
+    if held is not None and same and held.state.ended == "back" and not again:
         raise PromotionError(
             f"{name} was rolled back: {held.state.decisions[-1].words}; to try it again, say "
             "why with --again"
@@ -132,7 +132,8 @@ def _begun(
     rollout = Rollout(
         use_case=use_case, version=version, certificate=issued.id,
         model_dir=str(issued.path.parent), champion_dir=str(champion), champion_version=before,
-        began=datetime.now(timezone.utc).isoformat(), plan=plan, state=State(),
+        began=datetime.now(timezone.utc).isoformat(), again=again, plan=plan,
+        state=State(),
     )  # fmt: skip
     return save(home, rollout)
 

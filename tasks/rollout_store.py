@@ -15,7 +15,7 @@ from tasks.ledger import append
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
     """One release: its plan, where it stands, the model, the champion's directory and version
-    when it began, and how many decisions the ledger knows."""
+    when it began, why it is tried again, and how many decisions the ledger knows."""
 
     use_case: str
     version: str
@@ -24,6 +24,7 @@ class Rollout:
     champion_dir: str
     champion_version: str
     began: str
+    again: str = ""
     told: int = 0
     promoted: bool = False
     plan: Plan
@@ -75,7 +76,7 @@ def tell(home: Home, rollout: Rollout) -> Rollout:
         if number > rollout.told:
             facts = {
                 "use_case": rollout.use_case, "version": rollout.version, "began": rollout.began,
-                "certificate": rollout.certificate, "look": number, **asdict(decision),
+                "again": rollout.again, "certificate": rollout.certificate, "look": number, **asdict(decision),
             }  # fmt: skip
             append(home, "rollout", rollout.subject, facts)
             rollout = save(home, replace(rollout, told=number))
