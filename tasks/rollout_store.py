@@ -76,7 +76,8 @@ def tell(home: Home, rollout: Rollout) -> Rollout:
         if number > rollout.told:
             facts = {
                 "use_case": rollout.use_case, "version": rollout.version, "began": rollout.began,
-                "again": rollout.again, "certificate": rollout.certificate, "look": number, **asdict(decision),
+                "again": rollout.again, "certificate": rollout.certificate, "look": number,
+                **asdict(decision),
             }  # fmt: skip
             append(home, "rollout", rollout.subject, facts)
             rollout = save(home, replace(rollout, told=number))
