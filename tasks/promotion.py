@@ -208,7 +208,11 @@ def _kept(home: Home, use_case: str, version: str, passed: bool, promotion: str 
             f"workflows/registry.py promote_version --model {use_case} --version {version})"
         )
     champion = champion_subject(mlflow, use_case)
-    if champion in ("", found.tags[SUBJECT], own["predecessor"]):
+    if champion in ("", found.tags[SUBJECT]):
+        return ""
+    if promotion == IN_STEPS:
+        return f"{name} is a challenger: release it with 'rollout' of workflows/release.py"
+    if champion == own["predecessor"]:
         return ""
     other = certificate.read(folder / champion).predicate["version"]
     return (
