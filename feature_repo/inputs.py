@@ -47,11 +47,13 @@ class InputMaker:
         self._features = [spec.name for spec in use_case.features]
         self._requested = [n for n in self.names.numeric if n not in set(self._features)]
         self._derived = {d.name: d.function for d in use_case.derived}
-        specs = list(enumerate(use_case.features))
-        self._ages = np.array([i for i, s in specs if s.as_age], dtype=np.int64)
-        filled = [(i, s.default) for i, s in specs if s.default is not None]
-        self._filled = np.array([i for i, _ in filled], dtype=np.int64)
-        self._defaults = np.array([value for _, value in filled], dtype=np.float64)
+        specs = use_case.features
+        # An age is (tick - instant) / 60, another feature (0 + value) / 1: one formula for all.
+        self._of_tick = np.array([float(s.as_age) for s in specs])
+        self._sign = np.array([-1.0 if s.as_age else 1.0 for s in specs])
+        self._unit = np.array([60.0 if s.as_age else 1.0 for s in specs])
+        self._filled = np.array([s.default is not None for s in specs])
+        self._defaults = np.array([s.default or 0.0 for s in specs])
 
     def numeric(self, columns: Mapping[str, Array], stored: Array, tick: Array) -> Array:
         """float64 [n, numeric], NaN where missing.
@@ -65,10 +67,10 @@ class InputMaker:
         for place, name in enumerate(self._requested):
             inputs[:, place] = self._column(columns, name)
         features = inputs[:, start:]
-        features[:] = stored
-        features[:, self._ages] = (tick[:, None] - stored[:, self._ages]) / 60.0
-        values = features[:, self._filled]
-        features[:, self._filled] = np.where(np.isnan(values), self._defaults, values)
+        np.multiply(stored, self._sign, out=features)
+        features += self._of_tick * tick[:, None]
+        features /= self._unit
+        np.copyto(features, self._defaults, where=np.isnan(features) & self._filled)
         return inputs
 
     def categorical(self, columns: Mapping[str, Array]) -> list[Array]:

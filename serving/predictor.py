@@ -80,12 +80,12 @@ class Predictor:
         """Predictions from the model's inputs themselves: float64 [n, numeric], NaN where missing,
         and the values [n] of each categorical input, in the order of ``inputs``."""
         codes = self._preprocessor.codes(texts, len(numeric))
+        if 0 < len(numeric) <= _CHUNK:
+            return Scored(self._forward(self._preprocessor.scores(numeric), codes), codes)
         parts = [
             self._forward(self._preprocessor.scores(numeric[i : i + _CHUNK]), codes[i : i + _CHUNK])
             for i in range(0, len(numeric), _CHUNK)
         ]
-        if len(parts) == 1:
-            return Scored(parts[0], codes)
         return Scored(np.concatenate(parts) if parts else np.empty(0), codes)
 
     def _forward(self, numeric: Column, categorical: Column) -> Column:

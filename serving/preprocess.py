@@ -13,7 +13,7 @@ import numpy as np
 from feature_repo.contract import InputShape
 from feature_repo.inputs import Array, Inputs
 
-UNKNOWN = 0  # category code of a value that the training part never held
+UNKNOWN = 0  # category code of a value that the training part never held; others are not 0
 QUANTILES = 101
 TAIL = 1e-3  # the outermost quantiles map to the normal's 0.1 % and 99.9 % points
 _FEW = 16  # rows up to which comparing with every knot is cheaper than a search for each column

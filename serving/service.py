@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from time import perf_counter
@@ -193,7 +194,8 @@ class Service:
         return scored
 
     def _check_finite(self, scores: Array) -> None:
-        if not np.isfinite(scores).all():
+        # The sum of finite predictions is finite, and of others it is not.
+        if not math.isfinite(scores.sum()):
             raise RequestError(503, "", "the model gave no finite prediction; none is answered")
 
     def _missing(self, ages: Array) -> list[list[str]]:
@@ -218,9 +220,9 @@ class Service:
 
     def _unknown(self, scored: Scored) -> list[list[str]]:
         """Categorical inputs with a value that the training part never held, of each instance."""
+        if scored.codes.all():
+            return [[]] * len(scored.codes)
         strange = scored.codes == UNKNOWN
-        if not strange.any():
-            return [[]] * len(strange)
         named = [
             [name for name, unknown in zip(self._categories, row, strict=True) if unknown]
             for row in strange.tolist()
