@@ -34,7 +34,7 @@ class Deployment:
 
     ``storage_uri`` names the model directory and holds its ``subject`` digest: KServe does not
     reload an address that did not change. ``home_claim`` is the volume claim with the online
-    store and the prediction log (sqlite: one node at a time), ``trusted_keys_secret`` the
+    store and the prediction log (without Redis: one node at a time), ``trusted_keys_secret`` the
     secret with public keys (``*.pem``).
     """
 
@@ -102,7 +102,7 @@ def _predictor(deployment: Deployment) -> V1beta1PredictorSpec:
 
     return V1beta1PredictorSpec(
         min_replicas=1,
-        max_replicas=1,  # the prediction log is sqlite on one volume
+        max_replicas=1,  # without Redis the online store is a file of one machine
         termination_grace_period_seconds=45,
         security_context=V1PodSecurityContext(
             run_as_non_root=True, run_as_user=1000, fs_group=1000
