@@ -50,6 +50,7 @@ def boundaries(fractions: Sequence[float], alpha: float, last: bool = False) -> 
         share = (alpha if ends else spent(fraction, alpha)) - used
         z = math.inf
         if share > _NOTHING * alpha:
+            # The function is called at once, with this round's density and share
             z = _halve(lambda b: density.crossing(b) > share, 0.0, _FARTHEST)  # noqa: B023
         used += density.crossing(z)
         found.append(z)

@@ -64,7 +64,7 @@ class Running:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", data=body, headers=headers
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own
             return answer.read(), {k.lower(): v for k, v in answer.headers.items()}
 
     def wait(self, path: str, body: bytes, header: int) -> None:
