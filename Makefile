@@ -4,6 +4,9 @@ BIN := .venv/bin
 HOME_DIR := $(or $(AIRWORTHY_HOME),.airworthy)
 PORT ?= 8080
 USE_CASE ?= flights
+# Where this is set, and containers often set it, each start of Python compiles what it imports anew:
+# 5 s of CPU for pyflyte, half of a weather pipeline's. Git ignores what is compiled.
+unexport PYTHONDONTWRITEBYTECODE
 # Where wheels lie in a folder of their own (an offline mirror), uv is told; elsewhere nothing.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
