@@ -14,6 +14,7 @@ import json
 import os
 import threading
 import uuid
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,12 @@ class ExposureLog:
                 self._append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
                 self._seen.add(unit)
         return arm
+
+    def fresh(self, units: Iterable[str], now: datetime) -> list[str]:
+        """Those of the units that ``expose`` would write a line for now."""
+        if not self._experiment.start <= now < self._experiment.end:
+            return []
+        return [unit for unit in units if unit not in self._seen]
 
     def close(self) -> None:
         """Have all lines on disk and close the file."""

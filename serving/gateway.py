@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +20,7 @@ from serving.telemetry import log
 
 if TYPE_CHECKING:
     from serving.answers import Answers
+    from serving.enrolment import Enrolment
     from serving.metrics import Metrics
     from serving.models import Models
     from serving.service import Service
@@ -70,14 +71,16 @@ class Gateway:
 
     def __init__(
         self, models: Models, metrics: Metrics, limits: Limits, tokens: Tokens,
-        change: Callable[[str, str, str], Awaitable[None]],
+        change: Callable[[str, str, str], Awaitable[None]], enrolment: Enrolment | None = None,
     ) -> None:  # fmt: skip
-        """``change(action, model, version)`` loads or unloads a model."""
+        """``change(action, model, version)`` loads or unloads a model. ``enrolment``: of the
+        experiment that is under way."""
         self.models = models
         self.metrics = metrics
         self.limits = limits
         self._tokens = tokens
         self._change = change
+        self.enrolment = enrolment
         self._told = 0.0
 
     def respond(
@@ -146,9 +149,16 @@ class Gateway:
                 inference = parse_v2(body, header, service.form, service.inputs, service.now())
                 question, said, binary = inference.question, inference.id, inference.binary
             service.metrics.phases["parse"].add(perf_counter() - began)
+            units: Sequence[str] = ()
+            if self.enrolment is not None:
+                service, units = self.enrolment.enrol(
+                    self.models, service, headers, question, version
+                )
             answers = service.ask(question, request_id)
             response = _said(protocol, service, answers, said, binary)
             waiting = service.record(answers)
+            if units and self.enrolment is not None:
+                waiting = self.enrolment.exposed(units, waiting)
         except Exception as exc:
             return self.refusal(protocol, exc, service, began)
         if waiting is None:

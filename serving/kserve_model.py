@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,8 @@ _GRACE_SECONDS = 10
 _CODES = {
     400: StatusCode.INVALID_ARGUMENT, 401: StatusCode.UNAUTHENTICATED,
     404: StatusCode.NOT_FOUND, 409: StatusCode.FAILED_PRECONDITION,
-    413: StatusCode.RESOURCE_EXHAUSTED, 422: StatusCode.INVALID_ARGUMENT,
-    503: StatusCode.UNAVAILABLE,
+    413: StatusCode.RESOURCE_EXHAUSTED, 421: StatusCode.FAILED_PRECONDITION,
+    422: StatusCode.INVALID_ARGUMENT, 503: StatusCode.UNAVAILABLE,
 }  # fmt: skip
 
 
@@ -81,12 +82,21 @@ class CertifiedModel(Model):  # type: ignore[misc]  # kserve ships no types
         given = read_grpc(request.inputs)
         question = question_of(given, service.form, service.inputs, service.now())
         service.metrics.phases["parse"].add(perf_counter() - began)
+        enrolment = self._gateway.enrolment
+        units: Sequence[str] = ()
+        if enrolment is not None:
+            sent = {k.encode(): v.encode() for k, v in headers.items()}
+            service, units = enrolment.enrol(
+                self._gateway.models, service, sent, question, request.model_version or ""
+            )
         answers = service.ask(question, headers.get("x-request-id", "")[:128])
         outputs = []
         for name, datatype, data in answers.outputs():
             values = [v.encode() for v in data] if datatype == "BYTES" else list(data)
             outputs.append(InferOutput(name, [len(values)], datatype, data=values))
         waiting = service.record(answers)
+        if units and enrolment is not None:
+            waiting = enrolment.exposed(units, waiting)
         if waiting is not None:
             await waiting
         service.metrics.answered("grpc", 200, perf_counter() - began)

@@ -105,6 +105,7 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self.refused: dict[tuple[str, int], int] = {}
+        self.enrolled: dict[str, dict[str, int]] = {}
         self.open = 0
         if registry is not None:
             registry.register(self)
@@ -157,6 +158,14 @@ class Metrics(Collector):
             requests.add_metric(("", "", protocol, str(code)), count)
         yield from (requests, seconds, phases, rows, scores, predictions)
         yield GaugeMetricFamily("airworthy_open_requests", "Requests under way", self.open)
+        enrolled = CounterMetricFamily(
+            "airworthy_experiment_requests", "Requests by their part in an experiment",
+            labels=("experiment", "part"),
+        )  # fmt: skip
+        for experiment, parts in self.enrolled.items():
+            for part, count in parts.items():
+                enrolled.add_metric((experiment, part), count)
+        yield enrolled
 
     def _features(self) -> Iterator[Metric]:
         ages = HistogramMetricFamily(

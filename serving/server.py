@@ -20,6 +20,7 @@ from feature_repo.home import Home, open_home, prediction_token, repository_toke
 from feature_repo.registry import get_use_case
 from serving.arguments import without_arguments
 from serving.dsse import trust
+from serving.enrolment import Enrolment
 from serving.gateway import Gateway, Limits, Tokens
 from serving.loading import Loader, version_folder
 from serving.metrics import Metrics
@@ -80,6 +81,8 @@ class Server:
         use_cases = [get_use_case(name) for name in args.use_case]
         if args.model_dir and len(use_cases) > 1:
             raise DeclarationError("--model-dir names the model of one use case; name one")
+        if args.experiment and len(use_cases) > 1:
+            raise DeclarationError("--experiment compares versions of one use case; name one")
         for port in filter(None, (args.port, args.grpc_port)):
             _check_port(port)
         home = open_home(args.home)
@@ -93,7 +96,11 @@ class Server:
             copy_seconds=args.copy_store, role=args.role,
         )  # fmt: skip
         self.models = Models(self._load)
+        self._enrolment: Enrolment | None = None
         try:
+            if args.experiment:
+                self._enrolment = Enrolment(home, use_cases[0], args.experiment)
+                metrics.enrolled[args.experiment] = self._enrolment.counts
             for use_case in use_cases:
                 self.models.put(self._first(args, use_case), default=True)
         except AirworthyError:
@@ -101,13 +108,15 @@ class Server:
             raise
         tokens = Tokens(predictions=prediction_token(), repository=repository_token())
         limits = Limits(concurrent=args.concurrency, said=args.log_share)
-        self.gateway = Gateway(self.models, metrics, limits, tokens, self._change)
+        self.gateway = Gateway(self.models, metrics, limits, tokens, self._change, self._enrolment)
 
     def close(self) -> None:
         """Let go of the stores, and write what waits to be recorded."""
         self.models.close()
         for recorder in self._recorders.values():
             recorder.close()
+        if self._enrolment is not None:
+            self._enrolment.close()
 
     def _first(self, args: argparse.Namespace, use_case: UseCase) -> Service:
         folder = Path(args.model_dir) if args.model_dir else _champion(self._home, use_case)
@@ -194,6 +203,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--role", choices=("champion", "canary", "shadow"), default="champion",
         help="as what the answers are recorded",
+    )  # fmt: skip
+    parser.add_argument(
+        "--experiment", default="", metavar="NAME",
+        help="a begun one: requests with the header x-airworthy-arm are answered by their unit's "
+        "arm, and first exposures recorded",
     )  # fmt: skip
     parser.add_argument("--concurrency", type=int, default=Limits().concurrent)
     parser.add_argument("--log-share", type=float, default=0.0, help="of the answers, 0 to 1")
