@@ -17,8 +17,8 @@ _CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
 Headers = Mapping[bytes, bytes]
 
 
-def json_length(headers: Headers) -> int | None:
-    """How many bytes of the body are JSON, where binary data follow.
+def json_length(headers: Headers, protocol: str) -> int | None:
+    """How many bytes of the body are JSON, where binary data follow (``protocol`` v2 only).
 
     Raises:
         RequestError: 415 the body is of another kind, 400 that number is none.
@@ -34,7 +34,9 @@ def json_length(headers: Headers) -> int | None:
     if length is None:
         return None
     if not length.isdigit() or len(length) > 10:
-        raise RequestError(400, "inference-header-content-length", "must be a number of bytes")
+        raise RequestError(400, HEADER_LENGTH.decode(), "must be a number of bytes")
+    if protocol != "v2":
+        raise RequestError(400, HEADER_LENGTH.decode(), "only V2 requests hold binary data")
     return int(length)
 
 

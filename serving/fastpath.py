@@ -6,7 +6,6 @@ POST requests are answered by the gateway here too, where the server in front is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any
@@ -17,13 +16,13 @@ from feature_repo.errors import RequestError
 from serving.bodies import too_large
 from serving.gateway import Gateway, Response
 from serving.requests import MAX_BODY
+from serving.routes import KSERVE, MODEL, MODEL_V1, READY
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready)?")
 _FIELD_TYPES = {"string": "BYTES", "timestamp": "BYTES", "number": "FP64"}
 
 
@@ -41,10 +40,12 @@ class FastPath:
         elif scope["method"] == "POST":
             if (response := await self._post(scope, receive)) is not None:
                 await _send(send, response)
-        elif scope["method"] in ("GET", "HEAD") and (told := self._told(scope["path"])):
-            await _send(send, told)
+        elif scope["method"] not in ("GET", "HEAD"):
+            await _send(send, self._gateway.nowhere(scope["path"], perf_counter()))
+        elif scope["path"] in KSERVE:
+            await self._app({**scope, "method": "GET"}, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await _send(send, self._told(scope["path"]))
 
     async def _post(self, scope: Scope, receive: Receive) -> Response | None:
         began = perf_counter()
@@ -63,21 +64,26 @@ class FastPath:
         response = self._gateway.respond(scope["path"], headers, b"".join(parts), began)
         return response if isinstance(response, Response) else await response
 
-    def _told(self, path: str) -> Response | None:
+    def _told(self, path: str) -> Response:
         models = self._gateway.models
-        if path == "/v2/health/ready":
+        if path == READY:
             ready = models.ready()
             return Response(200 if ready else 503, orjson.dumps({"ready": ready}))
-        match = _MODEL.fullmatch(path)
-        if match is None:
-            return None
-        name, version, ready_asked = match[1], match[2] or "", match[3]
         try:
-            if not ready_asked:
+            if match := MODEL_V1.fullmatch(path):
+                return self._ready(match[1], "")
+            if match := MODEL.fullmatch(path):
+                name, version = match[1], match[2] or ""
+                if match[3]:
+                    return self._ready(name, version)
                 return Response(200, orjson.dumps(metadata(self._gateway, name, version)))
-            ready = models.get(name, version).ready() and not models.draining
         except RequestError as exc:
             return self._gateway.refusal("http", exc, None, perf_counter())
+        return self._gateway.nowhere(path, perf_counter())
+
+    def _ready(self, name: str, version: str) -> Response:
+        models = self._gateway.models
+        ready = models.get(name, version).ready() and not models.draining
         return Response(200 if ready else 503, orjson.dumps({"name": name, "ready": ready}))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,6 +15,7 @@ import orjson
 from feature_repo.errors import AirworthyError, RequestError, StateError
 from serving.bodies import BINARY, HEADER_LENGTH, Headers, inflated, json_length, version_of
 from serving.requests import parse_v1, parse_v2
+from serving.routes import INDEX, INFER, PREDICT, REPOSITORY, allowed
 from serving.telemetry import log
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from serving.models import Models
     from serving.service import Service
 
-_PREDICT = re.compile(r"/v1/models/([^/]+):predict")
-_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-_REPOSITORY = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
-_INDEX = "/v2/repository/index"
 _MAX_SAID = 1000
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", BINARY.encode())
@@ -88,11 +84,11 @@ class Gateway:
     ) -> Response | Awaitable[Response]:
         """The answer, or what will be it: where a record or a model's loading is waited for."""
         try:
-            if match := _PREDICT.fullmatch(path):
+            if match := PREDICT.fullmatch(path):
                 return self._predict("v1", match[1], "", headers, body, began)
-            if match := _INFER.fullmatch(path):
+            if match := INFER.fullmatch(path):
                 return self._predict("v2", match[1], match[2] or "", headers, body, began)
-            return self._repository(path, headers, body)
+            return self._repository(path, headers, body, began)
         except Exception as exc:
             return self.refusal("http", exc, None, began)
 
@@ -112,6 +108,17 @@ class Gateway:
             )  # fmt: skip
         headers = (_JSON, (b"retry-after", b"1")) if retry else (_JSON,)
         return Response(status, error_body(field, message), headers)
+
+    def nowhere(self, path: str, began: float) -> Response:
+        """What is answered where nothing is, or nothing by that method."""
+        methods = allowed(path)
+        if not methods:
+            places = "/v1/models/NAME:predict and /v2/models/NAME/infer"
+            error = RequestError(404, "", f"nothing is at {path}; predictions are at {places}")
+            return self.refusal("http", error, None, began)
+        error = RequestError(405, "method", f"{path} answers to {methods}")
+        refused = self.refusal("http", error, None, began)
+        return refused._replace(headers=(*refused.headers, (b"allow", methods.encode())))
 
     def busy(self) -> bool:
         """Whether one more request would be one too many."""
@@ -138,7 +145,7 @@ class Gateway:
         try:
             self.check_caller(headers)
             service = self.models.get(name, version)
-            header = json_length(headers)
+            header = json_length(headers, protocol)
             body = inflated(headers, body)
             request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128]
             if protocol == "v1":
@@ -197,16 +204,13 @@ class Gateway:
         return response
 
     def _repository(
-        self, path: str, headers: Headers, body: bytes
+        self, path: str, headers: Headers, body: bytes, began: float
     ) -> Response | Awaitable[Response]:
-        if path == _INDEX:
+        if path == INDEX:
             return Response(200, orjson.dumps(index(self.models)))
-        match = _REPOSITORY.fullmatch(path)
+        match = REPOSITORY.fullmatch(path)
         if match is None:
-            raise RequestError(
-                404, "", f"nothing is posted to {path}; predictions are at "
-                "/v1/models/NAME:predict and /v2/models/NAME/infer",
-            )  # fmt: skip
+            return self.nowhere(path, began)
         if not self._tokens.repository:
             raise RequestError(
                 403, "authorization", "this server changes no models by request: it was started "

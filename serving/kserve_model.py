@@ -181,6 +181,7 @@ def run(gateway: Gateway, port: int, grpc_port: int, drain_seconds: float) -> No
     app.build_middleware_stack = lambda: FastPath(build(), gateway)
     # A class stands for its own name there; KServe has no way to say which protocol is meant.
     uvicorn.config.HTTP_PROTOCOLS["auto"] = bound(gateway)
+    uvicorn.config.WS_PROTOCOLS["auto"] = None  # nothing here speaks WebSocket
     # uvloop.install() would be undone by KServe; a policy and a fresh loop are not.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())

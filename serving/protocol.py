@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from serving.gateway import Gateway
 
 _MAX_DRAINED = 32 * MAX_BODY
+_MAX_HEAD = 64 * 1024  # bytes of a request line and headers; what one read holds may pass it once
 _SWEEP_SECONDS = 1.0
+_LINGER_SECONDS = 1.0
 
 
 class _Nothing:
@@ -88,6 +90,10 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn's types are 
     gateway: Gateway
     sweeper: _Sweeper
     cycle: Any
+    _head = 0  # bytes of a head that is not complete; far below zero within a body
+    _broken = False
+    _seen: Any = _NOTHING  # the request after which something has been waited for
+    _seen_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -99,7 +105,40 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn's types are 
                 self._close(cycle)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        if self._broken:
+            return
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > _MAX_HEAD and not self._broken:
+            self._refuse(431, f"request line and headers are larger than {_MAX_HEAD} bytes")
+
+    def send_400_response(self, msg: str) -> None:
+        """Bytes that are no HTTP; answered after the requests that came before them."""
+        self._refuse(400, "this is no request of HTTP/1.1, or a head or a chunk of it is malformed")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """The last answer of a connection whose bytes cannot be read on."""
+        self._broken = True
+        cycle = self.cycle
+        if not isinstance(cycle, Exchange) or not cycle.more_body or cycle.response_complete:
+            cycle = self.cycle = Exchange("", {}, keep_alive=False)
+            self.gateway.metrics.open += 1
+        cycle.keep_alive = cycle.more_body = False
+        cycle.fault = RequestError(status, "", message)
+        self._answer_in_turn(cycle)
+
+    def pause_writing(self) -> None:
+        """A caller that does not read its answers is not read from, see ``give_up``."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.flow.resume_reading()
+
     def on_headers_complete(self) -> None:
+        self._head = -_MAX_DRAINED  # trailers and the forms of chunks are bounded by that
         if self.parser.get_method() != b"POST" or self.parser.should_upgrade():
             super().on_headers_complete()
             return
@@ -141,13 +180,16 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn's types are 
             cycle.body.append(body)
 
     def on_message_complete(self) -> None:
+        self._head = 0
         cycle = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
             return
         cycle.more_body = False
-        if cycle.response_complete:
-            return
+        if not cycle.response_complete:
+            self._answer_in_turn(cycle)
+
+    def _answer_in_turn(self, cycle: Exchange) -> None:
         if self.pipeline or self._under_way(cycle):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
@@ -197,9 +239,13 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn's types are 
         parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
         parts.append(response.body)
         self.transport.write(b"".join(parts))
-        if not cycle.keep_alive:
+        if self._broken:  # what is still coming is dropped: a reset would overtake the answer
+            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        elif not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+        if self.flow.write_paused:
+            self.flow.pause_reading()
 
     def _close(self, cycle: Exchange) -> None:
         if not cycle.response_complete:
@@ -207,14 +253,22 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn's types are 
             self.gateway.metrics.open -= 1
 
     def give_up(self, now: float) -> None:
-        """End a request whose body does not come."""
-        cycle = self.cycle
+        """End a request whose head or body does not come, or whose answer is not taken."""
+        cycle, limit = self.cycle, self.gateway.limits.body_seconds
+        if self._head > 0 or cycle is None or self.flow.write_paused:
+            if self._seen is not cycle:
+                self._seen, self._seen_at = cycle, now
+            elif now - self._seen_at > limit:
+                if self._head > 0 and not self._broken:
+                    self._refuse(408, f"the headers did not come within {limit} seconds")
+                else:
+                    self.transport.abort()
+            return
+        self._seen = _NOTHING
         slow = isinstance(cycle, Exchange) and cycle.more_body and not cycle.response_complete
-        if slow and now - cycle.began > self.gateway.limits.body_seconds:
+        if slow and now - cycle.began > limit:
             cycle.keep_alive = False
-            cycle.fault = RequestError(
-                408, "", f"the body did not come within {self.gateway.limits.body_seconds} seconds"
-            )
+            cycle.fault = RequestError(408, "", f"the body did not come within {limit} seconds")
             self._answer(cycle)
 
 

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from feature_repo.inputs import Array
 
 _LENGTH = struct.Struct("<I")
+_NUMBER_TYPES = {int, float, type(None)}
 NUMBERS = {
     "FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "INT16": "<i2",
     "INT8": "<i1", "UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "<u1",
 }  # fmt: skip
+
+
+_DATATYPES = ["BYTES", "BOOL", *NUMBERS]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +49,13 @@ class Tensor:
         """
         data = self.data
         if not isinstance(data, np.ndarray):
-            if any(type(value) is bool for value in data):
-                raise RequestError(422, self.name, "a boolean is no number")
+            # numpy would take a boolean for a number, and a text such as "1.5" too
+            if not set(map(type, data)) <= _NUMBER_TYPES:
+                raise RequestError(422, self.name, "holds what is neither a number nor null")
             try:
                 data = np.array(data, dtype=np.float64)
-            except (TypeError, ValueError, OverflowError) as exc:
-                raise RequestError(422, self.name, f"holds what is no number ({exc})") from exc
+            except OverflowError as exc:
+                raise RequestError(422, self.name, f"holds too large a number ({exc})") from exc
         return data.reshape(self.rows, self.columns).astype(np.float64)
 
     def values(self) -> list[Any]:
@@ -90,15 +95,14 @@ def _tensor(where: str, given: Any, binary: memoryview | None, start: int) -> tu
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         raise RequestError(422, where, "a tensor is an object with a name, a shape and data")
     name, datatype = given["name"], given.get("datatype")
-    if datatype != "BYTES" and datatype not in NUMBERS and datatype != "BOOL":
-        known = ", ".join(["BYTES", "BOOL", *NUMBERS])
-        raise RequestError(422, name, f"datatype {datatype!r} is none of {known}")
+    if datatype not in _DATATYPES:
+        raise RequestError(422, name, f"datatype {datatype!r} is none of {', '.join(_DATATYPES)}")
     rows, columns = _shape(name, given.get("shape"))
     parameters = given.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     data: Any
     if size is None:
-        data = _flat(name, given.get("data"))
+        data = _flat(name, given.get("data"), columns)
     else:
         data = _binary(name, datatype, rows * columns, size, binary, start)
         start += size
@@ -115,7 +119,7 @@ def _shape(name: str, shape: Any) -> tuple[int, int]:
     return shape[0], shape[1] if len(shape) == 2 else 1
 
 
-def _flat(name: str, data: Any) -> list[Any]:
+def _flat(name: str, data: Any, columns: int) -> list[Any]:
     if not isinstance(data, list):
         raise RequestError(
             422, name, "the tensor needs its data as a JSON list, or binary_data_size and binary "
@@ -124,6 +128,8 @@ def _flat(name: str, data: Any) -> list[Any]:
     if data and isinstance(data[0], list):
         if any(not isinstance(row, list) for row in data):
             raise RequestError(422, name, "the data are lists and values mixed")
+        if set(map(len, data)) != {columns}:
+            raise RequestError(422, name, f"a row of the data has not {columns} values")
         return list(chain.from_iterable(data))
     return data
 
@@ -202,14 +208,32 @@ def pack(datatype: str, data: Sequence[Any]) -> bytes:
 
 
 def wants_binary(document: Mapping[str, Any]) -> set[str] | bool:
-    """Which outputs a request wants as binary data: all, none, or those named."""
-    parameters = document.get("parameters")
-    if isinstance(parameters, dict) and parameters.get("binary_data_output") is True:
+    """Which outputs a request wants as binary data: all, none, or those named.
+
+    Raises:
+        RequestError: 422 ``parameters`` or ``outputs`` are of another type.
+    """
+    if _parameters(document, "parameters").get("binary_data_output") is True:
         return True
-    wanted = set()
     outputs = document.get("outputs")
-    for output in outputs if isinstance(outputs, list) else ():
-        asked = output.get("parameters") if isinstance(output, dict) else None
-        if isinstance(asked, dict) and asked.get("binary_data") is True:
-            wanted.add(str(output.get("name")))
+    if outputs is None:
+        return False
+    if not isinstance(outputs, list):
+        raise RequestError(422, "outputs", 'send a list of {"name": …}')
+    wanted = set()
+    for position, output in enumerate(outputs):
+        where = f"outputs[{position}]"
+        if not isinstance(output, dict) or not isinstance(output.get("name"), str):
+            raise RequestError(422, where, 'an output is {"name": …}')
+        if _parameters(output, f"{where}.parameters").get("binary_data") is True:
+            wanted.add(output["name"])
     return wanted or False
+
+
+def _parameters(holder: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    found = holder.get("parameters")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise RequestError(422, where, "must be an object")
+    return found

@@ -135,46 +135,6 @@ def test_the_order_of_a_vector_is_in_the_metadata(running: Running) -> None:
     assert told["categorical"] == list(NAMES.categorical)
 
 
-def bad(place: int, value: Any, of: str = "numeric") -> dict[str, Any]:
-    """A vector with one value replaced."""
-    made = vector(1)
-    values = list(made[of])
-    values[place] = value
-    return {**made, of: values}
-
-
-@pytest.mark.parametrize(
-    ("instance", "field"),
-    [
-        (bad(0, True), "instances[1].distance"),
-        (bad(0, "1.5"), "instances[1].distance"),
-        (bad(0, {}), "instances[1].distance"),
-        (bad(0, 10**400), "instances[1].distance"),
-        (bad(1, None, "categorical"), "instances[1].origin"),
-        (bad(1, 7, "categorical"), "instances[1].origin"),
-        (bad(1, "x" * 300, "categorical"), "instances[1].origin"),
-        ({**vector(1), "numeric": [1.0]}, "instances[1].numeric"),
-        ({**vector(1), "numeric": "many"}, "instances[1].numeric"),
-        ({**vector(1), "categorical": WORDS * 2}, "instances[1].categorical"),
-        ({"numeric": vector(1)["numeric"]}, "instances[1].categorical"),
-        ({**vector(1), "origin": "EWR"}, "instances[1].origin"),
-        ([1.0], "instances[1]"),
-    ],
-)
-def test_a_bad_vector_is_refused_by_name(running: Running, instance: Any, field: str) -> None:
-    answer = ask(running.port, PREDICT, v1(vector(0), instance))
-    assert (answer.status, answer.body["error"]["field"]) == (422, field), answer.text
-
-
-def test_binary_data_that_do_not_fit_are_refused(running: Running) -> None:
-    body, length = v2_binary([vector(1)])
-    infinite = body[:length] + np.array([np.inf]).tobytes() + body[length + 8 :]
-    for changed, given in ((body[:-1], length), (body + b"x", length), (infinite, length)):
-        status, answer, _ = binary(running.port, changed, given)
-        assert status in {400, 422}, answer
-        assert json.loads(answer)["error"]["message"]
-
-
 def binary(port: int, body: bytes, length: int) -> tuple[int, bytes, int]:
     """A V2 request with binary data: status, body, and the length of its JSON."""
     request = urllib.request.Request(
