@@ -95,13 +95,13 @@ def _struct(
 
     if not names or all(array is None for array in held):
         return None  # Parquet has no struct without members
-    empty = [
-        np.full((n, len(names)), np.nan) if a is None else a
-        for n, a in zip(counts, held, strict=True)
-    ]
-    matrix = np.concatenate(empty).T
+    matrix, at = np.full((len(names), sum(counts)), np.nan), 0
+    for count, array in zip(counts, held, strict=True):
+        if array is not None:
+            matrix[:, at : at + count] = array.T
+        at += count
     absent = np.repeat([array is None for array in held], counts)
-    members = [pa.array(column, from_pandas=True) for column in np.ascontiguousarray(matrix)]
+    members = [pa.array(column, from_pandas=True) for column in matrix]
     return pa.StructArray.from_arrays(members, list(names), mask=pa.array(absent))
 
 

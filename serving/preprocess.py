@@ -16,7 +16,9 @@ from feature_repo.inputs import Array, Inputs
 UNKNOWN = 0  # category code of a value that the training part never held; others are not 0
 QUANTILES = 101
 TAIL = 1e-3  # the outermost quantiles map to the normal's 0.1 % and 99.9 % points
-_FEW = 16  # rows up to which comparing with every knot is cheaper than a search for each column
+_FEW = 4  # rows up to which comparing with every knot is cheaper than with some of them first
+_BLOCK = 11  # knots that are compared with last: about the root of their number
+_ROWS = 256  # rows at a time, so that what is compared stays in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,32 +129,38 @@ class _Table:
     """
 
     def __init__(self, knots: Sequence[Sequence[float]], levels: Sequence[Sequence[float]]) -> None:
-        width = max((len(column) for column in knots), default=0) + 1
-        shape = (len(knots), width)
+        blocks = max((len(column) for column in knots), default=0) // _BLOCK + 1
+        shape = (len(knots), blocks * _BLOCK)
         # One NaN at least ends each column: no value is at or above it.
         self._padded = np.full(shape, np.nan)
-        self._sorted = [np.array(column) for column in knots]
-        self.starts = np.arange(len(knots)) * width
+        self.starts = np.arange(len(knots)) * shape[1]
         at, level, slope = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        for c, (x, y) in enumerate(zip(self._sorted, map(np.array, levels), strict=True)):
+        for c, (x, y) in enumerate(zip(map(np.array, knots), map(np.array, levels), strict=True)):
             k = len(x)
             self._padded[c, :k] = x
             at[c, 0], at[c, 1 : k + 1] = x[0], x
             level[c, 0], level[c, 1 : k + 1] = y[0], y
             slope[c, 1:k] = np.diff(y) / np.diff(x)
         self.knots, self.levels, self.slopes = at.ravel(), level.ravel(), slope.ravel()
+        self._lasts = np.ascontiguousarray(self._padded[:, _BLOCK - 1 :: _BLOCK])
+        self._blocks = self._padded.reshape(-1, _BLOCK)
+        self._first_blocks = np.arange(len(knots)) * blocks
 
     def places(self, values: Array) -> Array:
         """Segment of each value: how many knots of its column are not above it; int64 [n, c]."""
         if len(values) <= _FEW:
             below: Array = (self._padded <= values[:, :, None]).argmin(axis=2)
             return below
-        columns = np.ascontiguousarray(values.T)
-        places = np.empty(columns.shape, np.int64)
-        for c, knots in enumerate(self._sorted):
-            places[c] = knots.searchsorted(columns[c], "right")
-        places[np.isnan(columns)] = 0  # a search puts them behind the last knot
-        return np.ascontiguousarray(places.T)
+        parts = [self._in_blocks(values[i : i + _ROWS]) for i in range(0, len(values), _ROWS)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _in_blocks(self, values: Array) -> Array:
+        """The first block of knots whose last one is above the value, then the place in it."""
+        blocks = (self._lasts <= values[:, :, None]).argmin(axis=2)
+        knots = self._blocks.take(blocks + self._first_blocks, axis=0)
+        places: Array = (knots <= values[:, :, None]).argmin(axis=2)
+        places += blocks * _BLOCK
+        return places
 
 
 def _quantiles(values: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:

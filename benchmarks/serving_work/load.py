@@ -240,11 +240,13 @@ def _tree(root: int) -> list[int]:
 
 
 def _cpu_of(pid: int) -> float:
+    """CPU seconds of a process and of the children that it has waited for (proc(5), stat): what
+    a process that seals the log used does not vanish with it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    return sum(map(int, fields[11:15])) / TICKS
 
 
 def _signal(pid: int) -> None:
