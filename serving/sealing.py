@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RETENTION = timedelta(days=400)  # how long an answer stays auditable
 SEALED = ".parquet"
 DAMAGED = ".damaged"
-_ROWS = 32_768  # of a row group: what a search for one id reads; smaller ones cost the sealing twice as much
+_ROWS = 32_768  # of a row group: what a search for one id reads; small ones cost sealing much
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
