@@ -126,9 +126,10 @@ def development_key_allowed() -> bool:
     return os.environ.get("AIRWORTHY_ALLOW_DEVELOPMENT_KEY", "").lower() in {"1", "true", "yes"}
 
 
-def prediction_token() -> str:
-    """What a caller must send to be answered; empty: everybody is."""
-    return os.environ.get("AIRWORTHY_PREDICTION_TOKEN", "")
+def prediction_tokens() -> tuple[str, ...]:
+    """One of these a caller must send to be answered; empty: everybody is."""
+    told = os.environ.get("AIRWORTHY_PREDICTION_TOKEN", "").split(",")
+    return tuple(token.strip() for token in told if token.strip())
 
 
 def repository_token() -> str:

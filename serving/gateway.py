@@ -14,6 +14,7 @@ import orjson
 
 from feature_repo.errors import AirworthyError, RequestError, StateError
 from serving.bodies import BINARY, HEADER_LENGTH, Headers, inflated, json_length, version_of
+from serving.callers import Callers
 from serving.requests import parse_v1, parse_v2
 from serving.routes import INDEX, INFER, PREDICT, REPOSITORY, allowed
 from serving.telemetry import log
@@ -42,12 +43,14 @@ class Response(NamedTuple):
 class Limits:
     """What one request, and all of them together, may take.
 
-    ``concurrent``: requests under way, from their headers to their answers. ``body_seconds``: in
+    ``concurrent``: requests under way, from their headers to their answers; ``caller``: those of
+    one caller (0: as many). ``body_seconds``: in
     which a body must have arrived; ``answer_seconds``: in which a record must be on disk. ``said``:
     the share of answers of which a line is logged; errors always are.
     """
 
     concurrent: int = 256
+    caller: int = 0
     body_seconds: float = 10.0
     answer_seconds: float = 5.0
     said: float = 0.0
@@ -58,7 +61,7 @@ class Tokens:
     """What a caller must send as ``authorization: Bearer …``. Empty: predictions need none, and
     the repository's requests are refused."""
 
-    predictions: str = ""
+    predictions: tuple[str, ...] = ()
     repository: str = ""
 
 
@@ -78,6 +81,7 @@ class Gateway:
         self._change = change
         self.enrolment = enrolment
         self._told = 0.0
+        self._callers = Callers(limits.caller, tokens.predictions) if limits.caller else None
 
     def respond(
         self, path: str, headers: Headers, body: bytes, began: float
@@ -120,9 +124,21 @@ class Gateway:
         refused = self.refusal("http", error, None, began)
         return refused._replace(headers=(*refused.headers, (b"allow", methods.encode())))
 
-    def busy(self) -> bool:
-        """Whether one more request would be one too many."""
-        return self.metrics.open >= self.limits.concurrent
+    def enter(self, headers: Headers, address: str) -> bytes | str | None:
+        """Let one more request in: who is to ``leave``, where callers have shares.
+
+        Raises:
+            RequestError: 503 the server is full, 429 the caller has its share.
+        """
+        if self.metrics.open >= self.limits.concurrent:
+            full = f"{self.limits.concurrent} requests are under way; ask again"
+            raise RequestError(503, "", full)
+        return None if self._callers is None else self._callers.enter(headers, address)
+
+    def leave(self, caller: bytes | str | None) -> None:
+        """A request that came in is answered."""
+        if self._callers is not None and caller is not None:
+            self._callers.leave(caller)
 
     def check_caller(self, headers: Headers) -> None:
         """Refuse a prediction to a caller without the token, where one is asked for.
@@ -130,13 +146,13 @@ class Gateway:
         Raises:
             RequestError: 401.
         """
-        self._check_token(headers, self._tokens.predictions)
+        if self._tokens.predictions:
+            self._check_token(headers, self._tokens.predictions)
 
-    def _check_token(self, headers: Headers, token: str) -> None:
-        if token:
-            sent = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(sent, b"Bearer " + token.encode()):
-                raise RequestError(401, "authorization", "send 'authorization: Bearer TOKEN'")
+    def _check_token(self, headers: Headers, tokens: Sequence[str]) -> None:
+        sent = headers.get(b"authorization", b"")
+        if not any(hmac.compare_digest(sent, b"Bearer " + token.encode()) for token in tokens):
+            raise RequestError(401, "authorization", "send 'authorization: Bearer TOKEN'")
 
     def _predict(
         self, protocol: str, name: str, version: str, headers: Headers, body: bytes, began: float
@@ -216,7 +232,7 @@ class Gateway:
                 403, "authorization", "this server changes no models by request: it was started "
                 "without AIRWORTHY_REPOSITORY_TOKEN",
             )  # fmt: skip
-        self._check_token(headers, self._tokens.repository)
+        self._check_token(headers, [self._tokens.repository])
         return self._changed(match[2], match[1], version_of(inflated(headers, body)))
 
     async def _changed(self, action: str, name: str, version: str) -> Response:
@@ -251,7 +267,7 @@ def error_body(field: str, message: str) -> bytes:
 def _explained(exc: Exception) -> tuple[int, str, str, bool]:
     """Status, field, message, and whether to try again soon."""
     if isinstance(exc, RequestError):
-        return exc.status, exc.field, exc.message, exc.status == 503
+        return exc.status, exc.field, exc.message, exc.status in (429, 503)
     if isinstance(exc, StateError):
         return 503, "", str(exc), True
     if isinstance(exc, AirworthyError):

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import uvicorn.config
 import uvloop
-from grpc import StatusCode
-from grpc_interceptor.exceptions import GrpcException
-from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve import Model, ModelServer
 from kserve.model_repository import ModelRepository
-from kserve.model_server import app
+from kserve.model_server import app, args
+from kserve.protocol.grpc import server as grpc_server
 
-from feature_repo.errors import RequestError, StateError
 from serving.fastpath import FastPath, output_types, tensors
+from serving.grpc_face import servicer
 from serving.protocol import bound
-from serving.requests import question_of
+from serving.requests import MAX_BODY
 from serving.telemetry import log
-from serving.tensors import read_grpc
 
 if TYPE_CHECKING:
     from serving.gateway import Gateway
-    from serving.service import Service
 
 _GRACE_SECONDS = 10
-_CODES = {
-    400: StatusCode.INVALID_ARGUMENT, 401: StatusCode.UNAUTHENTICATED,
-    404: StatusCode.NOT_FOUND, 409: StatusCode.FAILED_PRECONDITION,
-    413: StatusCode.RESOURCE_EXHAUSTED, 421: StatusCode.FAILED_PRECONDITION,
-    422: StatusCode.INVALID_ARGUMENT, 503: StatusCode.UNAVAILABLE,
-}  # fmt: skip
 
 
 class CertifiedModel(Model):  # type: ignore[misc]  # kserve ships no types
@@ -51,60 +40,6 @@ class CertifiedModel(Model):  # type: ignore[misc]  # kserve ships no types
     def load(self) -> bool:
         """Nothing is loaded this way; the repository's requests need a token."""
         return bool(self.ready)
-
-    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
-        """The answer to a gRPC request.
-
-        Raises:
-            GrpcException: with the status that HTTP's code stands for.
-        """
-        began, gateway, service = perf_counter(), self._gateway, None
-        if not isinstance(payload, InferRequest):
-            raise GrpcException(
-                StatusCode.INVALID_ARGUMENT, f"ask at /v1/models/{self.name}:predict"
-            )
-        try:
-            if gateway.busy():
-                raise RequestError(503, "", "too many requests are under way; ask again")
-            gateway.check_caller({k.encode(): v.encode() for k, v in (headers or {}).items()})
-            service = gateway.models.get(self.name, payload.model_version or "")
-            return await self._answer(payload, service, headers or {}, began)
-        except Exception as exc:
-            response = gateway.refusal("grpc", exc, service, began)
-            known = isinstance(exc, RequestError | StateError)
-            code = _CODES.get(response.status, StatusCode.INTERNAL)
-            said = str(exc) if known else "internal error; it is in the server's log"
-            raise GrpcException(status_code=code, details=said) from exc
-
-    async def _answer(
-        self, request: InferRequest, service: Service, headers: dict[str, str], began: float
-    ) -> InferResponse:
-        given = read_grpc(request.inputs)
-        question = question_of(given, service.form, service.inputs, service.now())
-        service.metrics.phases["parse"].add(perf_counter() - began)
-        enrolment = self._gateway.enrolment
-        units: Sequence[str] = ()
-        if enrolment is not None:
-            sent = {k.encode(): v.encode() for k, v in headers.items()}
-            service, units = enrolment.enrol(
-                self._gateway.models, service, sent, question, request.model_version or ""
-            )
-        answers = service.ask(question, headers.get("x-request-id", "")[:128])
-        outputs = []
-        for name, datatype, data in answers.outputs():
-            values = [v.encode() for v in data] if datatype == "BYTES" else list(data)
-            outputs.append(InferOutput(name, [len(values)], datatype, data=values))
-        waiting = service.record(answers)
-        if units and enrolment is not None:
-            waiting = enrolment.exposed(units, waiting)
-        if waiting is not None:
-            await waiting
-        service.metrics.answered("grpc", 200, perf_counter() - began)
-        return InferResponse(
-            response_id=request.id or answers.answered.ids[0], model_name=self.name,
-            model_version=service.version, infer_outputs=outputs,
-            parameters=answers.parameters(), use_binary_outputs=False,
-        )  # fmt: skip
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Request fields as V2 tensors, and the optional prediction time."""
@@ -137,14 +72,8 @@ class _Repository(ModelRepository):  # type: ignore[misc]  # kserve ships no typ
         """Every face."""
         return {name: self.get_model(name) for name in self._gateway.models.names}
 
-    def load(self, name: str) -> bool:
-        """gRPC has no place for the token: refused."""
-        raise RequestError(403, "", "load models over HTTP, with the repository's token")
-
     def unload(self, name: str) -> None:
-        """As ``load``; KServe itself calls it when it stops, which is nothing to us."""
-        if not self._gateway.models.draining:
-            raise KeyError("unload models over HTTP, with the repository's token")
+        """KServe calls it when it stops, which is nothing to us."""
 
 
 class _Server(ModelServer):  # type: ignore[misc]  # kserve ships no types
@@ -182,6 +111,8 @@ def run(gateway: Gateway, port: int, grpc_port: int, drain_seconds: float) -> No
     # A class stands for its own name there; KServe has no way to say which protocol is meant.
     uvicorn.config.HTTP_PROTOCOLS["auto"] = bound(gateway)
     uvicorn.config.WS_PROTOCOLS["auto"] = None  # nothing here speaks WebSocket
+    grpc_server.InferenceServicer = servicer(gateway)
+    args.grpc_max_receive_message_length = MAX_BODY
     # uvloop.install() would be undone by KServe; a policy and a fresh loop are not.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())

@@ -43,7 +43,7 @@ class Exchange:
     """One POST and its answer. The names of its state are those that uvicorn reads."""
 
     __slots__ = (
-        "answering", "began", "body", "disconnected", "fault", "headers", "keep_alive",
+        "answering", "began", "body", "caller", "disconnected", "fault", "headers", "keep_alive",
         "message_event", "more_body", "path", "response_complete", "size",
     )  # fmt: skip
 
@@ -55,6 +55,7 @@ class Exchange:
         self.size = 0
         self.fault: RequestError | None = None
         self.answering = False
+        self.caller: bytes | str | None = None
         self.keep_alive = keep_alive
         self.more_body = True
         self.disconnected = False
@@ -146,10 +147,10 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn's types are 
         headers = dict(self.headers)
         path = self.url.partition(b"?")[0].decode("latin-1")
         before, cycle = self.cycle, Exchange(path, headers, keep_alive)
-        if self.gateway.busy():
-            cycle.fault = RequestError(
-                503, "", f"{self.gateway.limits.concurrent} requests are under way; ask again"
-            )
+        try:
+            cycle.caller = self.gateway.enter(headers, self.client[0] if self.client else "")
+        except RequestError as exc:
+            cycle.fault = exc
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > MAX_BODY:
             cycle.fault = too_large()
@@ -251,6 +252,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn's types are 
         if not cycle.response_complete:
             cycle.response_complete = True
             self.gateway.metrics.open -= 1
+            if cycle.caller is not None:
+                self.gateway.leave(cycle.caller)
 
     def give_up(self, now: float) -> None:
         """End a request whose head or body does not come, or whose answer is not taken."""

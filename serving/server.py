@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.errors import AirworthyError, CertificateError, DeclarationError, StateError
-from feature_repo.home import Home, open_home, prediction_token, repository_token
+from feature_repo.home import Home, open_home, prediction_tokens, repository_token
 from feature_repo.registry import get_use_case
 from serving.arguments import without_arguments
 from serving.dsse import trust
@@ -106,8 +106,10 @@ class Server:
         except AirworthyError:
             self.close()
             raise
-        tokens = Tokens(predictions=prediction_token(), repository=repository_token())
-        limits = Limits(concurrent=args.concurrency, said=args.log_share)
+        tokens = Tokens(predictions=prediction_tokens(), repository=repository_token())
+        limits = Limits(
+            concurrent=args.concurrency, caller=args.caller_concurrency, said=args.log_share
+        )
         self.gateway = Gateway(self.models, metrics, limits, tokens, self._change, self._enrolment)
 
     def close(self) -> None:
@@ -210,6 +212,11 @@ def _parser() -> argparse.ArgumentParser:
         "arm, and first exposures recorded",
     )  # fmt: skip
     parser.add_argument("--concurrency", type=int, default=Limits().concurrent)
+    parser.add_argument(
+        "--caller-concurrency", type=int, default=Limits().caller, metavar="N",
+        help="requests of one caller at a time, then 429 (default: any); a caller is its token, "
+        "where it has one of several, else its address: behind a proxy, give each caller a token",
+    )  # fmt: skip
     parser.add_argument("--log-share", type=float, default=0.0, help="of the answers, 0 to 1")
     parser.add_argument("--drain-seconds", type=float, default=0.0, help="after SIGTERM")
     parser.add_argument(

@@ -28,6 +28,12 @@ NUMBERS = {
 
 
 _DATATYPES = ["BYTES", "BOOL", *NUMBERS]
+_CONTENTS = {
+    "BOOL": "bool_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
+    "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents",
+    "UINT32": "uint_contents", "UINT64": "uint64_contents",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,23 +179,28 @@ def _texts(name: str, part: memoryview) -> Iterator[str]:
         place += length
 
 
-def read_grpc(inputs: Sequence[Any]) -> list[Tensor]:
-    """Tensors of a gRPC request, from KServe's ``InferInput`` objects.
+def read_grpc(inputs: Sequence[Any], raw: Sequence[bytes]) -> list[Tensor]:
+    """Tensors of a gRPC request: its ``inputs`` and ``raw_input_contents``.
 
     Raises:
         RequestError: 400 there are none, 422 names the tensor that is wrong.
     """
-    given, parts = [], []
-    for tensor in inputs:
+    if raw and len(raw) != len(inputs):
+        raise RequestError(
+            422, "raw_input_contents", f"{len(raw)} raw contents for {len(inputs)} inputs"
+        )
+    given = []
+    for position, tensor in enumerate(inputs):
         told = {"name": tensor.name, "shape": list(tensor.shape), "datatype": tensor.datatype}
-        raw = tensor._raw_data  # KServe's own accessor turns it into an array, and trusts it
-        if raw is None:
-            told["data"] = _decoded(tensor.name, tensor.data)
+        if not raw:
+            held = getattr(tensor.contents, _CONTENTS.get(tensor.datatype, "bytes_contents"))
+            told["data"] = _decoded(tensor.name, held)
+        elif tensor.HasField("contents"):
+            raise RequestError(422, tensor.name, "has contents and raw contents; send one of them")
         else:
-            told["parameters"] = {"binary_data_size": len(raw)}
-            parts.append(raw)
+            told["parameters"] = {"binary_data_size": len(raw[position])}
         given.append(told)
-    return read_tensors(given, memoryview(b"".join(parts)))
+    return read_tensors(given, memoryview(b"".join(raw)))
 
 
 def _decoded(name: str, data: Sequence[Any]) -> list[Any]:

@@ -29,12 +29,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = Home(root=tmp_path_factory.mktemp("served"))
     folder, _ = certified_model(home, get_use_case("flights"), version="1.2.3")
     flights_store(home)
-    port = free_port()
+    port, grpc_port = free_port(), free_port()
     process = start_server(
-        home, "--model-dir", str(folder), "--port", str(port), "--allow-development-key"
-    )
+        home, "--model-dir", str(folder), "--port", str(port), "--grpc-port", str(grpc_port),
+        "--allow-development-key",
+    )  # fmt: skip
     wait_ready(process, port)
-    yield Running(home=home, folder=folder, port=port, process=process)
+    yield Running(home=home, folder=folder, port=port, process=process, grpc_port=grpc_port)
     process.kill()
     process.communicate()
 

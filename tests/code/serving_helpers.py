@@ -50,6 +50,7 @@ class Running:
     folder: Path
     port: int
     process: subprocess.Popen[str]
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

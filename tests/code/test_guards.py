@@ -33,14 +33,14 @@ TOKEN = "callers-token"
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a server that takes two requests at once, from callers with a token."""
+    """The port of a server that takes three requests at once, two of each caller with a token."""
     home, port = Home(root=tmp_path_factory.mktemp("guarded")), free_port()
     folder, _ = certified_model(home, get_use_case("flights"))
     flights_store(home)
     process = start_server(
         home, "--model-dir", str(folder), "--port", str(port), "--allow-development-key",
-        "--concurrency", "2", "--record", "0.5", "--log-share", "0.25",
-        AIRWORTHY_PREDICTION_TOKEN=TOKEN,
+        "--concurrency", "3", "--caller-concurrency", "2", "--record", "0.5", "--log-share", "0.25",
+        AIRWORTHY_PREDICTION_TOKEN=f"{TOKEN}, another",
     )  # fmt: skip
     wait_ready(process, port)
     yield port
@@ -48,12 +48,21 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     process.communicate()
 
 
-def begun(port: int, promised: int = 100) -> socket.socket:
+def begun(port: int, promised: int = 100, token: str = "") -> socket.socket:
     """A connection with a POST whose body does not come."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
-    head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {promised}\r\n\r\n"
-    connection.sendall(head.encode())
+    head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {promised}\r\n"
+    head += f"authorization: Bearer {token}\r\n" if token else ""
+    connection.sendall(f"{head}\r\n".encode())
     return connection
+
+
+def refused(port: int, token: str = "") -> tuple[int, str]:
+    """Status and headers of the answer to a good request."""
+    with begun(port, len(GOOD), token) as connection:
+        connection.sendall(GOOD)
+        head = connection.recv(65536).decode().lower()
+        return int(head.split()[1]), head
 
 
 def test_gzip_and_charsets_are_taken(running: Running) -> None:
@@ -63,19 +72,22 @@ def test_gzip_and_charsets_are_taken(running: Running) -> None:
     assert ask(running.port, PREDICT, GOOD, content_type=json_type).status == 200
 
 
-def test_one_request_too_many_is_told_to_come_again(guarded: int) -> None:
+def test_a_caller_past_its_share_and_a_full_server_say_when_to_come_again(guarded: int) -> None:
+    """Callers are told apart by the tokens they were given; a token made up is no caller."""
     with ExitStack() as stack:
-        for _ in range(2):
-            stack.enter_context(begun(guarded))
+        for token in ("", "made up"):
+            stack.enter_context(begun(guarded, token=token))
         time.sleep(0.2)
-        third = stack.enter_context(begun(guarded, len(GOOD)))
-        third.sendall(GOOD)
-        head = third.recv(65536).decode().lower()
-        assert " 503 " in head.partition("\r\n")[0]
-        assert "retry-after: 1" in head
+        status, head = refused(guarded, "made up too")
+        assert (status, "retry-after: 1" in head) == (429, True)
+        assert refused(guarded, TOKEN)[0] == 200
+        stack.enter_context(begun(guarded, token=TOKEN))
+        time.sleep(0.2)
+        status, head = refused(guarded, "another")
+        assert (status, "retry-after: 1" in head) == (503, True)
         assert ask(guarded, "/v2/health/live").status == 200
     time.sleep(0.2)  # callers that hang up are no longer counted
-    assert ask(guarded, PREDICT, GOOD, authorization=f"Bearer {TOKEN}").status == 200
+    assert [refused(guarded, TOKEN)[0] for _ in range(3)] == [200] * 3
 
 
 def test_who_has_no_token_is_not_answered(guarded: int) -> None:

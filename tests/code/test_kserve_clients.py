@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,10 @@ from serving_helpers import (
     FLIGHT,
     Running,
     ask,
-    certified_model,
     find_recorded,
-    flights_store,
-    free_port,
     predict,
-    start_server,
-    wait_ready,
 )
 
-from feature_repo.home import Home
 from feature_repo.inputs import input_columns
 from feature_repo.registry import get_use_case
 from serving.arguments import without_arguments
@@ -32,20 +26,9 @@ WORDS = ["UA", "EWR", "SFO", "10", "1"]
 
 
 @pytest.fixture(scope="module")
-def grpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, int]]:
+def grpc(running: Running) -> tuple[Running, int]:
     """A server that speaks gRPC too, and that port."""
-    home = Home(root=tmp_path_factory.mktemp("grpc"))
-    folder, _ = certified_model(home, FLIGHTS, version="1.2.3")
-    flights_store(home)
-    port, grpc_port = free_port(), free_port()
-    process = start_server(
-        home, "--model-dir", str(folder), "--port", str(port), "--grpc-port", str(grpc_port),
-        "--allow-development-key",
-    )  # fmt: skip
-    wait_ready(process, port)
-    yield Running(home=home, folder=folder, port=port, process=process), grpc_port
-    process.kill()
-    process.communicate()
+    return running, running.grpc_port
 
 
 def by_entity(**changes: Any) -> Any:
@@ -118,52 +101,3 @@ def test_vectors_are_answered(grpc: tuple[Running, int], over: str) -> None:
     answer = infer(grpc, over, lambda: by_vector(3))
     assert len(set(output(answer, "probability"))) == 1
     assert len(set(output(answer, "prediction_id"))) == 3
-
-
-@pytest.mark.parametrize(
-    ("request_of", "status", "said"),
-    [
-        (lambda: by_entity(distance="far"), "INVALID_ARGUMENT", "distance"),
-        (lambda: by_entity(carrier="x" * 300), "INVALID_ARGUMENT", "carrier"),
-        (lambda: by_entity(arr_delay=3.0), "INVALID_ARGUMENT", "arr_delay"),
-        (
-            lambda: by_entity(prediction_time="2013-11-05T14:00:00Z"), "FAILED_PRECONDITION",
-            "prediction_time",
-        ),
-        (
-            lambda: by_entity(prediction_time="2013-11-05T14:50:00Z"), "UNAVAILABLE",
-            "prediction_time",
-        ),
-        (lambda: by_vector(2, 3), "INVALID_ARGUMENT", "numeric"),
-        (lambda: by_vector(1025), "RESOURCE_EXHAUSTED", "1025"),
-    ],
-)  # fmt: skip
-def test_grpc_refuses_with_a_status_and_the_field(
-    grpc: tuple[Running, int], request_of: Callable[[], Any], status: str, said: str
-) -> None:
-    import grpc as library
-
-    with pytest.raises(library.RpcError) as refused:
-        infer(grpc, "grpc", request_of)
-    assert refused.value.code().name == status, refused.value.details()
-    assert said in refused.value.details()
-    assert "Traceback" not in refused.value.details()
-
-
-def test_grpc_loads_and_unloads_nothing(grpc: tuple[Running, int]) -> None:
-    """It has no place for the repository's token."""
-    import grpc as library
-
-    with without_arguments():
-        from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
-        from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
-
-    with library.insecure_channel(f"127.0.0.1:{grpc[1]}") as channel:
-        stub = GRPCInferenceServiceStub(channel)
-        for call, message in (
-            (stub.RepositoryModelLoad, messages.RepositoryModelLoadRequest),
-            (stub.RepositoryModelUnload, messages.RepositoryModelUnloadRequest),
-        ):
-            with pytest.raises(library.RpcError):
-                call(message(model_name="flights"), timeout=30)
-    assert ask(grpc[0].port, "/v2/models/flights/ready").status == 200
