@@ -12,12 +12,10 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 
 from feature_repo.errors import StateError
 from feature_repo.home import Home
-from feature_repo.inputs import input_columns
 from serving.answer_files import (
     folders,
     listed,
@@ -29,14 +27,11 @@ from serving.answer_files import (
     share_of,
 )
 from serving.answer_table import AGES, LAYOUTS
-from serving.answered import Answered, Layout, Role
+from serving.answered import Layout, Role
 from serving.segments import folder_of, read_segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from feature_repo.contract import UseCase
-    from serving.answered import Matrix
 
 _BATCH = 1024
 _STRUCTS = (*LAYOUTS.values(), AGES)
@@ -70,30 +65,6 @@ class Prediction:
     request_id: str = ""
     row: int = 0
     role: Role = "champion"
-
-
-def as_answered(predictions: Sequence[Prediction], use_case: UseCase) -> Answered:
-    """Predictions of one request (at least one) as the columns that the log takes."""
-    first = predictions[0]
-    names = [spec.name for spec in use_case.features]
-    if first.layout == "vector":
-        names = list(input_columns(use_case).numeric)
-    views = [view.name for view in use_case.views]
-    return Answered(
-        ids=[p.id for p in predictions], at=first.at,
-        prediction_times=[p.prediction_time for p in predictions], tick=first.tick,
-        fields=[p.fields for p in predictions], scores=np.array([p.score for p in predictions]),
-        layout=first.layout, values=_matrix([p.features for p in predictions], names),
-        ages=_matrix([p.ages_minutes for p in predictions], views) if first.ages_minutes else None,
-        version=first.version, certificate=first.certificate, subject=first.subject,
-        source=first.source, stale=[p.stale for p in predictions], request_id=first.request_id,
-        role=first.role,
-    )  # fmt: skip
-
-
-def _matrix(rows: Sequence[Mapping[str, float | None]], names: Sequence[str]) -> Matrix:
-    """float64 [n, names], NaN for None."""
-    return np.array([[row[name] for name in names] for row in rows], dtype=np.float64)
 
 
 def find(home: Home, prediction_id: str) -> Prediction | None:

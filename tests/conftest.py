@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-pytest_plugins = ["serving_fixtures"]  # tests/code/serving_fixtures.py
+pytest_plugins = ["serving_fixtures", "source_fixtures"]  # in tests/code and tests/data
 
 
 # Files whose tests use ``flown`` or ``twins``, homes that take longest to make.

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from feature_repo.contract import UseCase
 from feature_repo.home import Home
+from feature_repo.inputs import input_columns
 from feature_repo.registry import get_use_case
-from serving.answered import new_id
-from serving.predictions import Prediction, as_answered, find, since
+from serving.answered import Answered, new_id
+from serving.predictions import Prediction, find, since
 from serving.segments import PredictionLog, folder_of
+
+if TYPE_CHECKING:
+    from serving.answered import Matrix
 
 AT = datetime(2013, 11, 5, 14, 5, 0, 123456, tzinfo=timezone.utc)
 BEGINNING = AT - timedelta(days=10_000)
@@ -31,6 +37,30 @@ def prediction(use_case: UseCase = WEATHER, **changes: Any) -> Prediction:
         ages_minutes=ages,
     )  # fmt: skip
     return replace(made, **changes)
+
+
+def as_answered(predictions: Sequence[Prediction], use_case: UseCase) -> Answered:
+    """Predictions of one request (at least one) as the columns that the log takes."""
+    first = predictions[0]
+    names = [spec.name for spec in use_case.features]
+    if first.layout == "vector":
+        names = list(input_columns(use_case).numeric)
+    views = [view.name for view in use_case.views]
+    return Answered(
+        ids=[p.id for p in predictions], at=first.at,
+        prediction_times=[p.prediction_time for p in predictions], tick=first.tick,
+        fields=[p.fields for p in predictions], scores=np.array([p.score for p in predictions]),
+        layout=first.layout, values=_matrix([p.features for p in predictions], names),
+        ages=_matrix([p.ages_minutes for p in predictions], views) if first.ages_minutes else None,
+        version=first.version, certificate=first.certificate, subject=first.subject,
+        source=first.source, stale=[p.stale for p in predictions], request_id=first.request_id,
+        role=first.role,
+    )  # fmt: skip
+
+
+def _matrix(rows: Sequence[Mapping[str, float | None]], names: Sequence[str]) -> Matrix:
+    """float64 [n, names], NaN for None."""
+    return np.array([[row[name] for name in names] for row in rows], dtype=np.float64)
 
 
 def record(home: Home, use_case: UseCase, *predictions: Prediction) -> None:

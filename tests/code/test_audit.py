@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from judging_helpers import TOY, Judged, fresh_home, judged, state_release, toy_registered
-from log_helpers import record, rewrite
+from log_helpers import as_answered, record, rewrite
 
 from feature_repo.errors import CertificateError, LedgerError, SkewError, StateError
 from feature_repo.home import Home, open_home
@@ -21,7 +21,7 @@ from feature_repo.tables import read_table, table_place
 from serving import dsse, ledger, revocations
 from serving.certificate import read
 from serving.ledger import Revocation
-from serving.predictions import Prediction, as_answered, find
+from serving.predictions import Prediction, find
 from serving.predictor import Predictor
 from serving.releases import write_current
 from serving.sealing import seal_ended

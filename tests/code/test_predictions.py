@@ -13,14 +13,14 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from log_helpers import AT, BEGINNING, WEATHER, every, prediction, record
+from log_helpers import AT, BEGINNING, WEATHER, as_answered, every, prediction, record
 
 from feature_repo.errors import StateError
 from feature_repo.home import Home
 from feature_repo.inputs import input_columns
 from feature_repo.registry import get_use_case
 from serving.answered import new_id, new_ids
-from serving.predictions import as_answered, columns_since, find, find_all, since
+from serving.predictions import columns_since, find, find_all, since
 from serving.sealing import RETENTION, expired, seal_ended, sealed_files
 from serving.segments import PredictionLog, folder_of, segments
 

@@ -14,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from log_helpers import WEATHER, every, prediction
+from log_helpers import WEATHER, as_answered, every, prediction
 
 from feature_repo.errors import StateError
 from feature_repo.home import Home
 from serving.answered import Answered, sampled
-from serving.predictions import as_answered
 from serving.recorder import Recorder
 from serving.segments import PredictionLog, folder_of, segments
 
@@ -27,9 +26,8 @@ from serving.segments import PredictionLog, folder_of, segments
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from log_helpers import WEATHER, prediction
+from log_helpers import WEATHER, as_answered, prediction
 from feature_repo.home import Home
-from serving.predictions import as_answered
 from serving.recorder import Recorder
 from serving.segments import PredictionLog
 async def client(recorder):

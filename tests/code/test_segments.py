@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from killing import killed_at
-from log_helpers import WEATHER, every, prediction, record
+from log_helpers import WEATHER, as_answered, every, prediction, record
 
 from feature_repo.errors import StateError
 from feature_repo.home import Home
-from serving.predictions import as_answered, find
+from serving.predictions import find
 from serving.sealing import DAMAGED, main, seal_ended, sealed_files
 from serving.segments import PredictionLog, folder_of, segments
 
@@ -26,9 +26,8 @@ HERE = Path(__file__).parent
 # Records requests of one to three answers durably, and says which ids are on disk.
 WRITER = """
 import sys
-from log_helpers import WEATHER, prediction
+from log_helpers import WEATHER, as_answered, prediction
 from feature_repo.home import Home
-from serving.predictions import as_answered
 from serving.segments import PredictionLog
 from pathlib import Path
 log = PredictionLog(Home(root=Path(sys.argv[1])), WEATHER, rotate_bytes=int(sys.argv[3]))
