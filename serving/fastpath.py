@@ -15,8 +15,9 @@ import orjson
 from feature_repo.errors import RequestError
 from serving.bodies import too_large
 from serving.gateway import Gateway, Response
+from serving.openapi import document
 from serving.requests import MAX_BODY
-from serving.routes import KSERVE, MODEL, MODEL_V1, READY
+from serving.routes import KSERVE, MODEL, MODEL_V1, OPENAPI, READY
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -69,6 +70,8 @@ class FastPath:
         if path == READY:
             ready = models.ready()
             return Response(200 if ready else 503, orjson.dumps({"ready": ready}))
+        if path == OPENAPI:
+            return Response(200, orjson.dumps(document(self._gateway)))
         try:
             if match := MODEL_V1.fullmatch(path):
                 return self._ready(match[1], "")
