@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,9 +36,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "--allow-development-key",
     )  # fmt: skip
     wait_ready(process, port)
+    assert process.stderr is not None
+    # Each refusal is a log line: a pipe that nobody reads would fill, and stop the server.
+    threading.Thread(target=process.stderr.read, daemon=True).start()
     yield Running(home=home, folder=folder, port=port, process=process, grpc_port=grpc_port)
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 @pytest.fixture
