@@ -103,14 +103,27 @@ def sample_requests(use_case: UseCase, table: Table, tick: datetime, count: int)
 
     rows = read_table(table)
     rows = rows.filter(pc.equal(rows["tick"], pa.scalar(tick, rows.schema.field("tick").type)))
-    for field in use_case.fields:
-        if field.model_input or field.dtype != "string":
-            rows = rows.filter(pc.is_valid(rows[field.name]))
+    rows = askable(use_case, rows)
     if not rows.num_rows:
         raise StateError(
             f"no request of the training set reads the online store's tick {tick.isoformat()}; "
             "materialise the store as of a tick that requests read"
         )
+    return spread(rows, count)
+
+
+def askable(use_case: UseCase, rows: pa.Table) -> pa.Table:
+    """Rows of a training set that a caller could ask: no field is null that may not be."""
+    import pyarrow.compute as pc
+
+    for field in use_case.fields:
+        if field.model_input or field.dtype != "string":
+            rows = rows.filter(pc.is_valid(rows[field.name]))
+    return rows
+
+
+def spread(rows: pa.Table, count: int) -> pa.Table:
+    """Up to ``count`` rows, evenly."""
     chosen = np.linspace(0, rows.num_rows - 1, min(count, rows.num_rows)).astype(np.int64)
     return rows.take(chosen)
 

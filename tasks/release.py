@@ -36,6 +36,7 @@ from feature_repo.registry import get_use_case
 from feature_repo.store import materialise
 from feature_repo.tables import Table
 from serving import ledger
+from serving.capacity import read_scale
 from serving.certificate import (
     PARITY_REPORT,
     RELEASE_TYPE,
@@ -174,7 +175,7 @@ def release_model(
         parity = check_parity(home, use_case, views)
         log.say(parity.describe())
         probed = _prove(home, use_case, model_dir, training_set, probes, certificate, log)
-        _manifest(home, use_case, certificate, log)
+        write_manifest(home, use_case, certificate, log)
         statement = _sign(home, use_case, certificate, parity, probed)
     else:
         log.say(f"already released at {statement.predicate['released_at']}")
@@ -221,7 +222,13 @@ def _prove(
     return probed
 
 
-def _manifest(home: Home, use_case: UseCase, certificate: Certificate, log: StepLog) -> None:
+def write_manifest(home: Home, use_case: UseCase, certificate: Certificate, log: StepLog) -> Path:
+    """The checked InferenceService of a model, with the settings that a load test found.
+
+    Raises:
+        ManifestError: it breaks a rule.
+        StateError: the load test's report is damaged.
+    """
     manifest = build(
         Deployment(
             use_case=use_case.name,
@@ -229,11 +236,13 @@ def _manifest(home: Home, use_case: UseCase, certificate: Certificate, log: Step
             version=str(certificate.predicate.get("version") or certificate.subject[:12]),
             storage_uri=f"{model_storage()}/{use_case.name}/{certificate.subject}",
             image=server_image(),
+            scale=read_scale(home, use_case.name),
         )
     )
-    checks = validate(manifest, crd_path())
-    write_atomically(_manifest_path(home, use_case, certificate), to_yaml(manifest).encode())
+    checks, path = validate(manifest, crd_path()), _manifest_path(home, use_case, certificate)
+    write_atomically(path, to_yaml(manifest).encode())
     log.say("manifest: " + ", ".join(f"{check.name} {check.note}" for check in checks))
+    return path
 
 
 def _sign(

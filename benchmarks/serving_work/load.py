@@ -26,6 +26,7 @@ from benchmarks.serving_work.contenders import CONTENDERS, SERVERS, Server
 from benchmarks.serving_work.environments import python_of
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tasks" / "post.lua"
 CONNECTIONS, WARM_SECONDS, START_SECONDS = 8, 1.0, 180.0
 SIZES = (1, 64)
 TOLERANCE = 1e-6
@@ -187,7 +188,7 @@ def load(
     done = subprocess.run(
         [
             wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "30s",
-            "-s", str(Path(__file__).with_name("post.lua")),
+            "-s", str(SCRIPT),
             f"http://127.0.0.1:{running.port}{contender.path}",
             "--", str(folder / "bodies" / f"{contender.kind}-{size}"),
         ],

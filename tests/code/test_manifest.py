@@ -16,6 +16,7 @@ import yaml
 
 from feature_repo.errors import ManifestError
 from feature_repo.home import crd_path
+from serving.capacity import Scale
 from serving.manifest import build, example
 from serving.manifest_rules import check_rules, validate
 
@@ -193,7 +194,8 @@ def rolled_out(good: Manifest) -> Manifest:
     subject = "fedcba9876543210" * 4
     other = replace(example(), subject=subject, storage_uri=f"s3://models/flights/{subject}")
     predictor = build(other)["spec"]["predictor"]
-    del predictor["minReplicas"], predictor["maxReplicas"]
+    for name in ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"):
+        del predictor[name]
     predictor |= {"name": "next", "annotations": {"airworthy.dev/subject": subject}}
     manifest = deepcopy(good)
     manifest["spec"]["canary"] = [{"trafficPercent": 10, "predictor": predictor}]
@@ -261,3 +263,25 @@ def test_building_does_not_read_the_callers_command_line() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.stdout.strip() == "InferenceService", ran.stderr
+
+
+def test_what_a_load_test_found_is_in_the_manifest() -> None:
+    found = Scale(concurrency=400, cpu=0.9, minimum=2, maximum=7)
+    predictor = build(replace(example(), scale=found))["spec"]["predictor"]
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 7)
+    assert (predictor["scaleMetric"], predictor["scaleTarget"]) == ("cpu", 70)
+    (container,) = predictor["containers"]
+    assert container["resources"]["requests"]["cpu"] == "900m"
+    place = container["args"].index("--concurrency")
+    assert container["args"][place + 1] == "400"
+    # Several replicas share a store: without Redis's secret none of them starts.
+    (store,) = (e for e in container["env"] if e["name"] == "AIRWORTHY_ONLINE_STORE")
+    assert "optional" not in store["valueFrom"]["secretKeyRef"]
+
+
+def test_in_knative_mode_replicas_follow_requests_under_way() -> None:
+    found = Scale(concurrency=400, cpu=0.9, minimum=2, maximum=7)
+    deployment = replace(example(), scale=found, deployment_mode="Knative")
+    predictor = build(deployment)["spec"]["predictor"]
+    assert predictor["containerConcurrency"] == 400
+    assert (predictor["scaleMetric"], predictor["scaleTarget"]) == ("concurrency", 280)
