@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from serving.metrics import Metrics
     from serving.models import Models
     from serving.service import Service
+    from serving.traces import Trace, Traces
 
 _MAX_SAID = 1000
 _JSON = (b"content-type", b"application/json")
@@ -71,15 +72,17 @@ class Gateway:
     def __init__(
         self, models: Models, metrics: Metrics, limits: Limits, tokens: Tokens,
         change: Callable[[str, str, str], Awaitable[None]], enrolment: Enrolment | None = None,
+        traces: Traces | None = None,
     ) -> None:  # fmt: skip
         """``change(action, model, version)`` loads or unloads a model. ``enrolment``: of the
-        experiment that is under way."""
+        experiment that is under way; ``traces``: where spans are asked for."""
         self.models = models
         self.metrics = metrics
         self.limits = limits
         self._tokens = tokens
         self._change = change
         self.enrolment = enrolment
+        self.traces = traces
         self._told = 0.0
         self._callers = Callers(limits.caller, tokens.predictions) if limits.caller else None
 
@@ -87,11 +90,24 @@ class Gateway:
         self, path: str, headers: Headers, body: bytes, began: float
     ) -> Response | Awaitable[Response]:
         """The answer, or what will be it: where a record or a model's loading is waited for."""
+        if self.traces is None:
+            return self._respond(path, headers, body, began, None)
+        trace = self.traces.begin("POST", {"url.path": path}, headers, began)
+        response = self._respond(path, headers, body, began, trace)
+        trace.computed()
+        if not isinstance(response, Response):
+            return trace.awaited(response)
+        trace.end(response.status)
+        return response
+
+    def _respond(
+        self, path: str, headers: Headers, body: bytes, began: float, trace: Trace | None
+    ) -> Response | Awaitable[Response]:
         try:
             if match := PREDICT.fullmatch(path):
-                return self._predict("v1", match[1], "", headers, body, began)
+                return self._predict("v1", match[1], "", headers, body, began, trace)
             if match := INFER.fullmatch(path):
-                return self._predict("v2", match[1], match[2] or "", headers, body, began)
+                return self._predict("v2", match[1], match[2] or "", headers, body, began, trace)
             return self._repository(path, headers, body, began)
         except Exception as exc:
             return self.refusal("http", exc, None, began)
@@ -155,12 +171,15 @@ class Gateway:
             raise RequestError(401, "authorization", "send 'authorization: Bearer TOKEN'")
 
     def _predict(
-        self, protocol: str, name: str, version: str, headers: Headers, body: bytes, began: float
-    ) -> Response | Awaitable[Response]:
+        self, protocol: str, name: str, version: str, headers: Headers, body: bytes, began: float,
+        trace: Trace | None,
+    ) -> Response | Awaitable[Response]:  # fmt: skip
         service = None
         try:
             self.check_caller(headers)
             service = self.models.get(name, version)
+            if trace is not None:
+                trace.served_by(service.name, service.version, service.metrics)
             header = json_length(headers, protocol)
             body = inflated(headers, body)
             request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128]

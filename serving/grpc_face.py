@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from serving.answers import Answers
     from serving.gateway import Gateway
     from serving.service import Service
+    from serving.traces import Trace
 
 _CODES = {
     408: StatusCode.DEADLINE_EXCEEDED,
@@ -29,7 +30,9 @@ _CODES = {
     421: StatusCode.FAILED_PRECONDITION, 422: StatusCode.INVALID_ARGUMENT,
     429: StatusCode.RESOURCE_EXHAUSTED, 503: StatusCode.UNAVAILABLE,
 }  # fmt: skip
+_HTTP = {code: status for status, code in _CODES.items()}
 _OVER_HTTP = "load and unload models over HTTP, with the repository's token"
+_METHOD = "inference.GRPCInferenceService/ModelInfer"
 _MAX_SAID = 1000
 _GIVEN_UP = 499  # counted where the caller cancelled, or its deadline came first
 
@@ -44,9 +47,28 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # kserve ships no typ
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - protobuf's name
         """The answer to a question; its record is waited for until the call's deadline."""
-        began, gateway, service = perf_counter(), self.gateway, None
+        began, traces = perf_counter(), self.gateway.traces
+        headers = {k.encode(): _bytes(v) for k, v in context.invocation_metadata() or ()}
+        if traces is None:
+            return await self._infer(request, context, headers, began, None)
+        trace = traces.begin(_METHOD, {"rpc.system": "grpc"}, headers, began)
         try:
-            headers = {k.encode(): _bytes(v) for k, v in context.invocation_metadata() or ()}
+            answer = await self._infer(request, context, headers, began, trace)
+        except GrpcException as exc:
+            trace.end(_HTTP.get(exc.status_code, 500))
+            raise
+        except asyncio.CancelledError:
+            trace.end(_GIVEN_UP)
+            raise
+        trace.end(200)
+        return answer
+
+    async def _infer(
+        self, request: Any, context: Any, headers: dict[bytes, bytes], began: float,
+        trace: Trace | None,
+    ) -> Any:  # fmt: skip
+        gateway, service = self.gateway, None
+        try:
             caller = gateway.enter(headers, context.peer().rpartition(":")[0])
         except Exception as exc:
             raise _refused(gateway, exc, None, began) from exc
@@ -54,7 +76,11 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # kserve ships no typ
         try:
             gateway.check_caller(headers)
             service = gateway.models.get(request.model_name, request.model_version)
+            if trace is not None:
+                trace.served_by(service.name, service.version, service.metrics)
             answered, answers, waiting = self._answer(request, service, headers, began)
+            if trace is not None:
+                trace.computed()
             await self._recorded(waiting, context.time_remaining())
             answered.metrics.answered("grpc", 200, perf_counter() - began)
             return _message(request.id, answered, answers)

@@ -33,6 +33,7 @@ from serving.telemetry import configure_logging, log
 if TYPE_CHECKING:
     from feature_repo.contract import UseCase
     from serving.service import Service
+    from serving.traces import Traces
 
 EXIT_ARGUMENTS, EXIT_CERTIFICATE, EXIT_STATE = 2, 3, 4
 DURABLE = "durable"
@@ -97,6 +98,7 @@ class Server:
         )  # fmt: skip
         self.models = Models(self._load)
         self._enrolment: Enrolment | None = None
+        self._traces = _traces(args.trace_share)
         try:
             if args.experiment:
                 self._enrolment = Enrolment(home, use_cases[0], args.experiment)
@@ -110,7 +112,10 @@ class Server:
         limits = Limits(
             concurrent=args.concurrency, caller=args.caller_concurrency, said=args.log_share
         )
-        self.gateway = Gateway(self.models, metrics, limits, tokens, self._change, self._enrolment)
+        self.gateway = Gateway(
+            self.models, metrics, limits, tokens, self._change, self._enrolment,
+            self._traces,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Let go of the stores, and write what waits to be recorded."""
@@ -119,6 +124,8 @@ class Server:
             recorder.close()
         if self._enrolment is not None:
             self._enrolment.close()
+        if self._traces is not None:
+            self._traces.close()
 
     def _first(self, args: argparse.Namespace, use_case: UseCase) -> Service:
         folder = Path(args.model_dir) if args.model_dir else _champion(self._home, use_case)
@@ -154,6 +161,15 @@ class Server:
         return self._recorders[use_case.name]
 
 
+def _traces(share: float) -> Traces | None:
+    """Spans, where a share of them is asked for: OpenTelemetry takes its time to import."""
+    if not share:
+        return None
+    from serving.traces import Traces
+
+    return Traces(share)
+
+
 def _champion(home: Home, use_case: UseCase) -> Path:
     return read_current(home, use_case.name)[0]
 
@@ -169,8 +185,10 @@ def _check_port(port: int) -> None:
 
 
 def _share(text: str) -> str | float:
-    if text == DURABLE:
-        return text
+    return text if text == DURABLE else _part(text)
+
+
+def _part(text: str) -> float:
     share = float(text)
     if not 0 <= share <= 1:
         raise ValueError(text)
@@ -218,6 +236,11 @@ def _parser() -> argparse.ArgumentParser:
         "where it has one of several, else its address: behind a proxy, give each caller a token",
     )  # fmt: skip
     parser.add_argument("--log-share", type=float, default=0.0, help="of the answers, 0 to 1")
+    parser.add_argument(
+        "--trace-share", type=_part, default=0.0, metavar="SHARE",
+        help="of the requests, 0 to 1, whose OpenTelemetry spans leave by OTLP over HTTP to "
+        "$OTEL_EXPORTER_OTLP_ENDPOINT; a caller's traceparent decides for its own",
+    )  # fmt: skip
     parser.add_argument("--drain-seconds", type=float, default=0.0, help="after SIGTERM")
     parser.add_argument(
         "--allow-development-key",
