@@ -10,8 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from judging_helpers import TOY, Judged, fresh_home, judged, state_release, toy_registered
+from judging_helpers import Judged, fresh_home, judged, state_release
 from log_helpers import as_answered, record, rewrite
+from toy import TOY, toy_registered
 
 from feature_repo.errors import CertificateError, LedgerError, SkewError, StateError
 from feature_repo.home import Home, open_home

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from decks import pictures_of_deck
 from huggingface_hub import ModelCard
-from judging_helpers import TOY, fresh_home, judged, toy_registered
+from judging_helpers import fresh_home, judged
+from toy import TOY, toy_registered
 
 from feature_repo.errors import AirworthyError
 from feature_repo.home import folder_digests

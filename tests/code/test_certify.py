@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from certificate_helpers import pem_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from judging_helpers import TOY, fresh_home, judged, judged_only, state_of, toy_registered
+from judging_helpers import fresh_home, judged, judged_only, state_of
 from killing import killed_at
+from toy import TOY, toy_registered
 
 from feature_repo.errors import CertificateError, LedgerError
 from feature_repo.home import Home

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from judging_helpers import fresh_home, judged, state_of, state_release, toy_registered
+from judging_helpers import fresh_home, judged, state_of, state_release
 from registry_helpers import aliases, directory_of, promotions, put_in, revoke, versions
+from toy import toy_registered
 
 from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home

@@ -11,16 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from judging_helpers import (
-    TOY,
-    fresh_home,
-    judged,
-    state_of,
-    toy_model,
-    toy_registered,
-    toy_rows,
-    toy_training_set,
-)
+from judging_helpers import fresh_home, judged, state_of
+from toy import TOY, toy_model, toy_registered, toy_rows, toy_training_set
 
 from feature_repo.contract import UseCase
 from feature_repo.errors import CertificateError, TrainingError

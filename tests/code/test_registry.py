@@ -9,15 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from judging_helpers import (
-    Judged,
-    fresh_home,
-    judged,
-    state_of,
-    toy_registered,
-)
+from judging_helpers import Judged, fresh_home, judged, state_of
 from killing import killed_at
 from registry_helpers import aliases, copy_of, directory_of, promotions, put_in, revoke, versions
+from toy import toy_registered
 
 from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from judging_helpers import TOY
+from toy import TOY
 
 from feature_repo.contract import RequestField, UseCase
 from tasks.versions import interface, next_version, parse
