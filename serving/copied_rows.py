@@ -49,8 +49,7 @@ class CopiedRows:
                 f"the {self.name} is {self.age:.0f} seconds old and could not be renewed "
                 f"({self._failure}); mend the store"
             )
-        rows = self._rows  # one dictionary: all of one moment
-        return [rows.get(key) for key in keys]
+        return list(map(self._rows.get, keys))  # one dictionary: all of one moment
 
     def close(self) -> None:
         """Stop renewing, and let go of the store."""

@@ -134,7 +134,7 @@ def _instant(value: Any) -> datetime:
         raise _Bad("local time without an offset is ambiguous; add Z or an offset like -05:00")
     if not _YEARS[0] <= instant.year < _YEARS[1]:
         raise _Bad(f"the year must be in {_YEARS[0]} to {_YEARS[1] - 1}")
-    return instant.astimezone(timezone.utc)
+    return instant if instant.tzinfo is timezone.utc else instant.astimezone(timezone.utc)
 
 
 def _kind(value: Any) -> str:

@@ -222,21 +222,19 @@ class Service:
         """Categorical inputs with a value that the training part never held, of each instance."""
         if scored.codes.all():
             return [[]] * len(scored.codes)
-        strange = scored.codes == UNKNOWN
-        named = [
-            [name for name, unknown in zip(self._categories, row, strict=True) if unknown]
-            for row in strange.tolist()
-        ]
-        for names in named:
-            for name in names:
-                self.metrics.unknown_value(name)
+        named: list[list[str]] = [[] for _ in scored.codes]
+        for row, place in np.argwhere(scored.codes == UNKNOWN).tolist():
+            named[row].append(self._categories[place])
+            self.metrics.unknown_value(self._categories[place])
         return named
 
     def _check_ticks(self, instances: Sequence[Instance], store: datetime) -> list[bool]:
         """Whether each instance is asked too long after the store's tick to be served fresh."""
-        case, stale = self.use_case, []
+        case, stale, at, asked = self.use_case, [], None, store
         for position, instance in enumerate(instances):
-            asked = tick_of(instance.prediction_time, tick=case.tick, lag=case.lag)
+            if instance.prediction_time != at:  # most batches are of one time
+                at = instance.prediction_time
+                asked = tick_of(at, tick=case.tick, lag=case.lag)
             if asked < store:
                 raise RequestError(
                     409, f"instances[{position}].prediction_time", f"reads tick "
