@@ -85,6 +85,7 @@ feast: .venv/.installed  ## Feast's own command line on the flights features of 
 manifests: .venv/.installed  ## the golden manifests under deploy/
 	$(BIN)/python -m serving.manifest deploy/kserve/flights.yaml
 	$(BIN)/python -m serving.route deploy/kserve/flights-experiment.yaml
+	$(BIN)/python -m serving.mirror deploy/kserve/flights-shadow.yaml
 
 clean:
 	rm -rf .airworthy .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -120,6 +120,16 @@ def model_storage() -> str:
     return os.environ.get("AIRWORTHY_MODEL_STORAGE", "pvc://airworthy-home/models")
 
 
+def cluster_namespace() -> str:
+    """Namespace of the InferenceServices: ``$AIRWORTHY_NAMESPACE``."""
+    return os.environ.get("AIRWORTHY_NAMESPACE", "models")
+
+
+def deployment_mode() -> str:
+    """KServe's mode, Standard or Knative: ``$AIRWORTHY_DEPLOYMENT_MODE``."""
+    return os.environ.get("AIRWORTHY_DEPLOYMENT_MODE", "Standard")
+
+
 def development_key_allowed() -> bool:
     """Whether ``$AIRWORTHY_ALLOW_DEVELOPMENT_KEY`` lets development keys count; never in a
     cluster."""

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import ManifestError
-from feature_repo.home import write_atomically
+from feature_repo.home import (
+    cluster_namespace,
+    deployment_mode,
+    model_storage,
+    server_image,
+    write_atomically,
+)
 from serving.arguments import without_arguments
 from serving.capacity import HEADROOM, Scale
 from serving.manifest_rules import DEPLOYMENT_MODE, MODEL_MOUNT, SUBJECT, check_rules
@@ -37,7 +43,7 @@ class Deployment:
     ``storage_uri`` names the model directory and holds its ``subject`` digest: KServe does not
     reload an address that did not change. ``home_claim`` is the volume claim with the online
     store and the prediction log (without Redis: one node at a time), ``trusted_keys_secret`` the
-    secret with public keys (``*.pem``).
+    secret with public keys (``*.pem``), ``role`` as what its answers are recorded.
     """
 
     use_case: str
@@ -45,6 +51,7 @@ class Deployment:
     version: str
     storage_uri: str
     image: str
+    role: str = "champion"
     name: str = ""
     namespace: str = "models"
     deployment_mode: str = "Standard"
@@ -52,6 +59,15 @@ class Deployment:
     trusted_keys_secret: str = "airworthy-trusted-keys"  # noqa: S105 - a secret's name
     scale: Scale = field(default_factory=Scale)
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def configured(use_case: str, subject: str, version: str) -> Deployment:
+    """A model as the environment says that models are deployed."""
+    return Deployment(
+        use_case=use_case, subject=subject, version=version,
+        storage_uri=f"{model_storage()}/{use_case}/{subject}", image=server_image(),
+        namespace=cluster_namespace(), deployment_mode=deployment_mode(),
+    )  # fmt: skip
 
 
 def build(deployment: Deployment) -> dict[str, Any]:
@@ -128,6 +144,7 @@ def _container(deployment: Deployment) -> V1Container:
         "AIRWORTHY_TRUSTED_KEYS": KEYS_MOUNT,
         **deployment.environment,
     }
+    role = deployment.role
     ready = f"/v2/models/{deployment.use_case}/ready"
     return k.V1Container(
         name="kserve-container",
@@ -137,6 +154,7 @@ def _container(deployment: Deployment) -> V1Container:
             "--use-case", deployment.use_case, "--model-dir", MODEL_MOUNT,
             "--port", str(PORT), "--concurrency", str(deployment.scale.concurrency),
             "--drain-seconds", str(DRAIN_SECONDS),
+            *(("--role", role) if role != "champion" else ()),
         ],
         env=[
             *(k.V1EnvVar(name=name, value=value) for name, value in environment.items()),

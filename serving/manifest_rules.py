@@ -26,7 +26,7 @@ _FRAMEWORKS = (
     "huggingface", "lightgbm", "model", "onnx", "paddle", "pmml", "pytorch", "sklearn",
     "tensorflow", "triton", "xgboost",
 )  # fmt: skip
-_AUTOSCALING = ("minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "autoScaling")
+AUTOSCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "autoScaling")
 _SERVER = ["python", "-m", "serving.server"]
 MODEL_MOUNT = "/mnt/models"  # where KServe's storage initialiser puts the model directory
 _CRD_FILE = "inferenceservices.yaml"
@@ -174,6 +174,8 @@ def _canaries(spec: Mapping[str, Any], mode: Any) -> Iterator[tuple[str, str]]:
     for position, canary in enumerate(canaries):
         path, its = f"spec.canary[{position}]", canary.get("predictor") or {}
         yield from _canary(path, canary, its, names)
+        if its.get("minReplicas", 0) > predictor.get("minReplicas", 1):
+            yield f"{path}.predictor.minReplicas", "must not be more than spec.predictor's"
         names.add(its.get("name"))
         total += canary.get("trafficPercent", 0)
         yield from _predictor(f"{path}.predictor", its)
@@ -188,7 +190,7 @@ def _canary(
         yield f"{path}.trafficPercent", "must be between 0 and 100"
     if not predictor.get("name") or predictor["name"] in names:
         yield f"{path}.predictor.name", "is required, and no other predictor may have it"
-    for scaling in _AUTOSCALING:
+    for scaling in AUTOSCALING:
         if scaling in predictor:
             yield f"{path}.predictor.{scaling}", "a canary takes no autoscaling fields"
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 
 from serving.rollout_plan import (
+    WAITS,
     Counts,
     Decision,
     Evidence,
@@ -91,7 +92,7 @@ def _upwards(plan: Plan, state: State, why: str, approver: str) -> tuple[Kind, s
         return "up", f"passed at 100 %: {why}"
     following = plan.percent(state.step + 1)
     if following == 100 and not approver:
-        return "hold", f"ready for 100 %, which waits for an approval: {why}"
+        return "hold", f"{WAITS}: {why}"
     by = f", approved by {approver}" if following == 100 else ""
     return "up", f"to {following} %{by}: {why}"
 

@@ -17,6 +17,7 @@ from feature_repo.errors import DeclarationError, StateError
 Floats = npt.NDArray[np.float64]
 Kind = Literal["up", "hold", "back"]
 FORMAT = "airworthy.rollout/v1"
+WAITS = "ready for 100 %, which waits for an approval"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +44,8 @@ class Plan:
     included, needs ``requests`` answers of the challenger, ``pairs`` new answers of both models to
     the same requests and ``outcomes`` new pairs with their label, or intervals that exclude harm.
     ``pairs`` and ``outcomes`` are not asked for at the last step, where the champion answers
-    nothing. ``bounded``: scores and losses lie in [0, 1] (a binary task).
+    nothing. ``bounded``: scores and losses lie in [0, 1], as a binary task's do; a release takes
+    it from its use case.
 
     Raises:
         DeclarationError: steps do not rise to 100, or alpha is no probability.
@@ -164,6 +166,11 @@ class Decision:
     percent: int
     words: str
     figures: tuple[Figure, ...]
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing but an approval is missing."""
+        return self.kind == "hold" and self.words.startswith(WAITS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

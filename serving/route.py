@@ -71,30 +71,45 @@ class ExperimentRoute:
         }
         for at, rule in enumerate(self.rules):
             names[f"spec.rules[{at}].backendRefs[0].name"] = rule.service
-        for path, name in names.items():
-            if not _LABEL.fullmatch(name):
-                raise ManifestError(
-                    f"{path}: {name!r} must be at most 63 lower-case letters, digits and dashes"
-                )
-        if not _HOST.fullmatch(self.hostname):
-            raise ManifestError(f"spec.hostnames[0]: {self.hostname!r} must be a host's name")
+        check_names(names, self.hostname)
 
     def document(self) -> dict[str, Any]:
         """The manifest as plain data, in Kubernetes' names."""
-        return {
-            "apiVersion": "gateway.networking.k8s.io/v1",
-            "kind": "HTTPRoute",
-            "metadata": {
-                "name": self.name,
-                "namespace": self.namespace,
-                "labels": {"app.kubernetes.io/part-of": "airworthy"},
-            },
-            "spec": {
-                "hostnames": [self.hostname],
-                "parentRefs": [{"name": self.gateway, "namespace": self.gateway_namespace}],
-                "rules": [rule.document() for rule in self.rules],
-            },
+        spec = {
+            "hostnames": [self.hostname],
+            "parentRefs": [{"name": self.gateway, "namespace": self.gateway_namespace}],
+            "rules": [rule.document() for rule in self.rules],
         }
+        return http_route(self.name, self.namespace, spec)
+
+
+def check_names(names: Mapping[str, str], hostname: str) -> None:
+    """Names by their paths, and a host's.
+
+    Raises:
+        ManifestError: one that Kubernetes would refuse; names the path and the rule.
+    """
+    for path, name in names.items():
+        if not _LABEL.fullmatch(name):
+            raise ManifestError(
+                f"{path}: {name!r} must be at most 63 lower-case letters, digits and dashes"
+            )
+    if not _HOST.fullmatch(hostname):
+        raise ManifestError(f"spec.hostnames[0]: {hostname!r} must be a host's name")
+
+
+def http_route(name: str, namespace: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """An HTTPRoute as plain data."""
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {"app.kubernetes.io/part-of": "airworthy"},
+        },
+        "spec": dict(spec),
+    }
 
 
 def route(experiment: Experiment, services: Mapping[str, str], hostname: str) -> ExperimentRoute:

@@ -12,6 +12,7 @@ from feature_repo.errors import CertificateError, DeclarationError, PromotionErr
 from feature_repo.home import Home
 from serving import certificate, ledger
 from serving.releases import write_current
+from tasks import rollout_store
 from tasks.ledger import append, own_trust
 from tasks.registry import (
     CHAMPION,
@@ -100,6 +101,8 @@ def promote_version(home: Home, use_case: str, version: str) -> str:
 
 
 def _promote(home: Home, use_case: str, version: str) -> str:
+    if other := under_way(home, use_case, version):
+        raise PromotionError(f"{use_case} {version} cannot be promoted: {other}")
     mlflow = client(home)
     found = with_tag(mlflow, use_case, VERSION, version)
     if found is None:
@@ -115,6 +118,23 @@ def _promote(home: Home, use_case: str, version: str) -> str:
     append(home, "promotion", issued.subject, facts, recurring=True)
     write_current(home, use_case, issued.subject, issued.path.parent, version)
     return f"{use_case} {version} {'stays' if before == issued.subject else 'is now'} champion"
+
+
+def under_way(home: Home, use_case: str, version: str) -> str:
+    """Which release forbids to promote a version, and the way out; nothing where none does. One
+    that passed 100 % is to be promoted itself.
+
+    Raises:
+        StateError: the release's document is damaged.
+    """
+    held = rollout_store.load(home, use_case)
+    if held is None or held.over or (held.version == version and held.state.ended == "done"):
+        return ""
+    command = f"pyflyte run workflows/release.py rollback --model {use_case}"
+    return (
+        f"{use_case} {held.version} is being released against {held.champion_version}, at "
+        f"{held.plan.percent(held.state.step)} %; wait for its end, or roll it back ({command})"
+    )
 
 
 def back_to(home: Home, use_case: str, directory: Path, version: str) -> None:
@@ -210,8 +230,13 @@ def _kept(home: Home, use_case: str, version: str, passed: bool, promotion: str 
     champion = champion_subject(mlflow, use_case)
     if champion in ("", found.tags[SUBJECT]):
         return ""
+    if other := under_way(home, use_case, version):
+        return other
     if promotion == IN_STEPS:
-        return f"{name} is a challenger: release it with 'rollout' of workflows/release.py"
+        return (
+            f"{name} is a challenger: release it (pyflyte run workflows/release.py rollout --model "
+            f"{use_case} --version {version})"
+        )
     if champion == own["predecessor"]:
         return ""
     other = certificate.read(folder / champion).predicate["version"]

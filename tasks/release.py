@@ -26,8 +26,6 @@ from feature_repo.home import (
     Home,
     crd_path,
     file_digest,
-    model_storage,
-    server_image,
     write_atomically,
 )
 from feature_repo.offline import newest
@@ -47,7 +45,7 @@ from serving.certificate import (
     release_statement,
 )
 from serving.dsse import signing_key
-from serving.manifest import Deployment, build, to_yaml
+from serving.manifest import build, configured, to_yaml
 from serving.manifest_rules import validate
 from serving.online import OnlineStore
 from serving.statements import Statement, write_statement
@@ -229,16 +227,9 @@ def write_manifest(home: Home, use_case: UseCase, certificate: Certificate, log:
         ManifestError: it breaks a rule.
         StateError: the load test's report is damaged.
     """
-    manifest = build(
-        Deployment(
-            use_case=use_case.name,
-            subject=certificate.subject,
-            version=str(certificate.predicate.get("version") or certificate.subject[:12]),
-            storage_uri=f"{model_storage()}/{use_case.name}/{certificate.subject}",
-            image=server_image(),
-            scale=read_scale(home, use_case.name),
-        )
-    )
+    version = str(certificate.predicate.get("version") or certificate.subject[:12])
+    deployment = configured(use_case.name, certificate.subject, version)
+    manifest = build(replace(deployment, scale=read_scale(home, use_case.name)))
     checks, path = validate(manifest, crd_path()), _manifest_path(home, use_case, certificate)
     write_atomically(path, to_yaml(manifest).encode())
     log.say("manifest: " + ", ".join(f"{check.name} {check.note}" for check in checks))

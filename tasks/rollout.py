@@ -27,10 +27,11 @@ from tasks.rollout_store import Rollout, load, path_of, save, tell
 
 
 def begin(
-    home: Home, use_case: str, version: str, plan: Plan, target: Target, again: str = ""
+    home: Home, use_case: str, version: str, plan: Plan, target: Target, again: str = "",
+    where: str = "local",
 ) -> Rollout:  # fmt: skip
     """Have a release under way: the challenger verified, up and in the shadow. One that is under
-    way goes on where it was, by the plan that it began with.
+    way goes on where it was, by the plan that it began with. ``where``: the target's name.
 
     Raises:
         PromotionError: the version may not be released, another release is under way, or this one
@@ -40,7 +41,9 @@ def begin(
     """
     with home.lock(f"rollout-{use_case}"):
         issued = _cleared(home, use_case, version)
-        rollout = _begun(home, use_case, issued, version, plan, again)
+        plan = replace(plan, bounded=get_use_case(use_case).task == "binary")
+        with home.lock("mlflow"):  # no promotion between its check and this
+            rollout = _begun(home, use_case, issued, version, plan, again, where)
         challenger = Challenger(
             model_dir=Path(rollout.model_dir), subject=rollout.subject, version=version
         )
@@ -110,15 +113,17 @@ def roll_back(home: Home, use_case: str, target: Target, reason: str) -> str:
 
 
 def _begun(
-    home: Home, use_case: str, issued: Certificate, version: str, plan: Plan, again: str
-) -> Rollout:
+    home: Home, use_case: str, issued: Certificate, version: str, plan: Plan, again: str,
+    where: str,
+) -> Rollout:  # fmt: skip
     """The release that is under way, or a new one."""
     held, name = load(home, use_case), f"{use_case} {version}"
     same = held is not None and held.subject == issued.subject
     if held is not None and not held.over:
-        if not same:
+        if not same or held.target != where:
             raise PromotionError(
-                f"{use_case} {held.version} is being released; wait for its end, or roll it back"
+                f"{use_case} {held.version} is being released on target {held.target}; wait for "
+                "its end, or roll it back"
             )
         return held
     if held is not None and same and held.state.ended == "back" and not again:
@@ -132,7 +137,7 @@ def _begun(
     rollout = Rollout(
         use_case=use_case, version=version, certificate=issued.id,
         model_dir=str(issued.path.parent), champion_dir=str(champion), champion_version=before,
-        began=datetime.now(timezone.utc).isoformat(), again=again, plan=plan,
+        began=datetime.now(timezone.utc).isoformat(), again=again, target=where, plan=plan,
         state=State(),
     )  # fmt: skip
     return save(home, rollout)

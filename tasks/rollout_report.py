@@ -29,14 +29,17 @@ def content(rollout: Rollout) -> str:
     """HTML: what was decided, the picture, the table of looks."""
     decisions = rollout.state.decisions
     words = decisions[-1].words if decisions else "no look yet"
-    state = rollout.state.ended or f"at {rollout.plan.percent(rollout.state.step)} %"
+    at = rollout.plan.percent(rollout.state.step)
+    going = f"at {at} %" if at else "in the shadow"
+    ended = {"": going, "back": "rolled back", "done": "promoted" if rollout.promoted else "passed"}
     title = f"{rollout.use_case} {rollout.version} after {rollout.champion_version}"
     picture = inline_png(draw(rollout), "confidence sequences over the looks") if decisions else ""
     return (
-        f"<h1>Release of {escape(title)}: {'promoted' if rollout.promoted else state}</h1>"
+        f"<h1>Release of {escape(title)}: {ended[rollout.state.ended]}</h1>"
         f"<p>{escape(words)}</p><p>Differences are the challenger's less the champion's. All "
         f"intervals of all looks hold together with probability {1 - rollout.plan.alpha:g}; the "
-        f"dashed line is what is allowed.</p>{picture}{_table(decisions)}"
+        "dashed line is what is allowed, dotted ones are steps (0 %: the shadow).</p>"
+        f"{picture}{_table(decisions)}"
     )
 
 
@@ -55,8 +58,23 @@ def draw(rollout: Rollout) -> bytes:
     for place, name in enumerate(names):
         axes = figure.add_subplot(len(names), 1, place + 1)
         _sequence(axes, [next(f for f in look.figures if f.name == name) for look in looks])
+        _steps(axes, [look.percent for look in looks], named=not place)
         axes.set_title(_SAID[name], fontsize=9, loc="left")
+    if names:
+        axes.set_xlabel("look", fontsize=8)
     return png(figure)
+
+
+def _steps(axes: Axes, percents: list[int], named: bool) -> None:
+    """A line where a step begins, and what it is."""
+    before = -1
+    for look, percent in enumerate(percents, start=1):
+        if percent != before:
+            axes.axvline(look - 0.5, ls=":", color=GREY, lw=0.8)
+            if named:
+                top = axes.get_ylim()[1]
+                axes.text(look - 0.45, top, f"{percent} %", fontsize=7, va="top", color=GREY)
+        before = percent
 
 
 def _sequence(axes: Axes, figures: list[Figure]) -> None:
@@ -73,8 +91,18 @@ def _sequence(axes: Axes, figures: list[Figure]) -> None:
     if figures[-1].name == "shift":
         axes.axhline(-limit, ls="--", color=GREY)
     axes.set_xlim(0.5, len(figures) + 0.5)
+    axes.locator_params(axis="x", integer=True)
+    axes.set_ylim(*_range(axes.get_ylim(), figures))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
+
+
+def _range(drawn: tuple[float, float], figures: list[Figure]) -> tuple[float, float]:
+    """So much of what is drawn that the limit and the means can be told apart: a step's first
+    intervals are wider than that, and are cut."""
+    means = [abs(f.mean or 0.0) for f in figures]
+    most = max(5 * figures[-1].limit, 1.5 * max(means))
+    return max(drawn[0], -most), min(drawn[1], most)
 
 
 def _table(decisions: tuple[Decision, ...]) -> str:

@@ -15,7 +15,7 @@ from tasks.ledger import append
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
     """One release: its plan, where it stands, the model, the champion's directory and version
-    when it began, why it is tried again, and how many decisions the ledger knows."""
+    when it began, why it is tried again, the target, and how many decisions the ledger knows."""
 
     use_case: str
     version: str
@@ -25,6 +25,7 @@ class Rollout:
     champion_version: str
     began: str
     again: str = ""
+    target: str = "local"
     told: int = 0
     promoted: bool = False
     plan: Plan

@@ -128,6 +128,25 @@ def test_cached_steps_have_versions_retries_timeouts_and_resources(
         assert not template.metadata.discoverable, name
 
 
+def test_a_gate_node_asks_for_the_approver(package: dict[str, Any]) -> None:
+    """It waits for a text after the looks, and the signed approval names whom it got."""
+    nodes = {
+        n.id: n for n in named(package, workflow_pb2.WorkflowSpec, "gated_rollout").template.nodes
+    }
+    (gate,) = (n for n in nodes.values() if n.HasField("gate_node"))
+    assert gate.gate_node.signal.signal_id == "approver"
+    assert gate.gate_node.signal.type.simple == types_pb2.STRING
+    assert gate.metadata.timeout.ToSeconds() == timedelta(days=7).total_seconds()
+    (signed,) = (
+        n for n in nodes.values() if n.task_node.reference_id.name.endswith("approve_release")
+    )
+    approver = next(i.binding.promise for i in signed.inputs if i.var == "approver")
+    assert approver.node_id == gate.id
+    first, last = sorted(n for n in nodes if nodes[n].task_node.reference_id.name.endswith("watch"))
+    assert list(gate.upstream_node_ids) == [first]
+    assert signed.id in nodes[last].upstream_node_ids
+
+
 def test_signing_tasks_ask_for_the_key(package: dict[str, Any]) -> None:
     """Whatever signs, or trusts what it signed, gets its key from a secret; no other task does."""
     signing = {

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 from flytekit import dynamic, wait_for_input, workflow
 
+from serving.rollout_plan import Plan
 from tasks.resources import SMALL
 from tasks.rollout_tasks import (
     Looked,
-    ReleasePlan,
     approve_release,
     begin_release,
     look_at_release,
@@ -16,33 +16,38 @@ from tasks.rollout_tasks import (
 from tasks.state import open_state
 from tasks.types import State
 
-PLAN = ReleasePlan()
+PLAN = Plan()
 
 
 @dynamic(requests=SMALL, retries=1, timeout=timedelta(days=8))
-def watch(state: State, use_case: str, version: str, looks: int, pause_seconds: float) -> bool:
-    """That many looks, one task each; whether the release is over. ``version`` has begun."""
-    over = False
+def watch(
+    state: State, use_case: str, version: str, looks: int, pause_seconds: float, gate: bool
+) -> str:
+    """That many looks, one task each; where the release stands. ``version`` has begun.
+    ``gate``: no further than to where nothing but an approval is missing."""
+    stands, after = "no look was made", False
     for _ in range(looks):
         looked = look_at_release(
-            state=state, use_case=use_case, pause_seconds=pause_seconds, after=over
+            state=state, use_case=use_case, pause_seconds=pause_seconds, after=after
         )
-        over = looked.over
-    return over
+        stands = looked.stands
+        after = looked.done if gate else looked.over
+    return stands
 
 
 @workflow
 def rollout(
     model: str,
     version: str,
-    plan: ReleasePlan = PLAN,
+    plan: Plan = PLAN,
     looks: int = 60,
     pause_seconds: float = 60.0,
     port: int = 8090,
     again: str = "",
-) -> bool:
-    """Release a challenger on this machine: callers ask ``port``; whether it is over by the last
-    look. Stopped or killed, the same command goes on where it was.
+    target: str = "local",
+) -> str:
+    """Release a challenger; where it stands after the last look. On this machine callers ask
+    ``port``. Stopped or killed, the same command goes on where it was.
 
     Args:
         model: a use case, for example flights.
@@ -52,14 +57,17 @@ def rollout(
         pause_seconds: before each.
         port: where callers ask, with the header x-entity-key.
         again: why, where it was rolled back before.
+        target: local, or cluster: its InferenceService in the configured cluster.
     """
     opened = open_state(use_case=model)
     begun = begin_release(
-        state=opened.state, use_case=model, version=version, plan=plan, port=port, again=again
-    )
+        state=opened.state, use_case=model, version=version, plan=plan, port=port, again=again,
+        target=target,
+    )  # fmt: skip
     return watch(
-        state=opened.state, use_case=model, version=begun, looks=looks, pause_seconds=pause_seconds
-    )
+        state=opened.state, use_case=model, version=begun, looks=looks,
+        pause_seconds=pause_seconds, gate=False,
+    )  # fmt: skip
 
 
 @workflow
@@ -106,36 +114,42 @@ def rollback(model: str, reason: str = "asked for") -> str:
 def gated_rollout(
     model: str,
     version: str,
-    plan: ReleasePlan = PLAN,
+    plan: Plan = PLAN,
     looks: int = 60,
     pause_seconds: float = 60.0,
     port: int = 8090,
-) -> bool:
-    """``rollout`` with a gate node, for a cluster: after half the looks it waits up to a week for
-    the approver's name, signs the approval in it, and goes on to 100 %.
+    target: str = "local",
+) -> str:
+    """``rollout`` with a gate node, for a cluster: once nothing but an approval is missing (or all
+    looks are made) it waits up to a week for the approver's name, signs the approval in it, and
+    goes on to 100 %. Run here, it asks for the name at the terminal.
 
     Args:
         model: a use case, for example flights.
         version: a certified, released version that is not the champion.
         plan: as in ``rollout``.
-        looks: before the gate, and again after it.
+        looks: at most, before the gate, and again after it.
         pause_seconds: before each.
         port: as in ``rollout``.
+        target: as in ``rollout``.
     """
     opened = open_state(use_case=model)
     begun = begin_release(
-        state=opened.state, use_case=model, version=version, plan=plan, port=port, again=""
-    )
+        state=opened.state, use_case=model, version=version, plan=plan, port=port, again="",
+        target=target,
+    )  # fmt: skip
     first = watch(
-        state=opened.state, use_case=model, version=begun, looks=looks, pause_seconds=pause_seconds
-    )
+        state=opened.state, use_case=model, version=begun, looks=looks,
+        pause_seconds=pause_seconds, gate=True,
+    )  # fmt: skip
     approver = wait_for_input("approver", timeout=timedelta(days=7), expected_type=str)
     signed = approve_release(
         state=opened.state, use_case=model, version=version, approver=approver, reason="gate node"
     )
     last = watch(
-        state=opened.state, use_case=model, version=begun, looks=looks, pause_seconds=pause_seconds
-    )
+        state=opened.state, use_case=model, version=begun, looks=looks,
+        pause_seconds=pause_seconds, gate=False,
+    )  # fmt: skip
     _ = first >> approver
     _ = signed >> last
     return last

@@ -1,4 +1,4 @@
-"""A small Kubernetes API server for InferenceServices: real HTTP, the CRD's schema, versions.
+"""A small Kubernetes API server for InferenceServices and HTTPRoutes: real HTTP, the CRDs' schemas.
 
 No cluster can be started where the tests run. This one does what the real one does to an object:
 it validates against the CRD (where a folder of CRDs is at hand), refuses a stale
@@ -22,61 +22,85 @@ from serving.manifest_rules import check_schema
 
 
 class ApiServer:
-    """``requests``: method and body of what changed something, in order."""
+    """``requests``: method and body (of a deletion: the name) of what changed something, in order;
+    ``held``: the objects by plural and name."""
 
     def __init__(self, crds: Path | None, lag: int = 3) -> None:
-        self.objects: dict[str, dict[str, Any]] = {}
-        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.held: dict[tuple[str, str], dict[str, Any]] = {}
+        self.requests: list[tuple[str, Any]] = []
         self.meddle: list[str] = []  # names that another writer changes before the next patch
         self.ready = True
         self._crds, self._lag, self._reads = crds, lag, 0
 
-    def get(self, name: str) -> tuple[int, dict[str, Any]]:
+    @property
+    def objects(self) -> dict[str, dict[str, Any]]:
+        """The InferenceServices by name."""
+        return self.kind("inferenceservices")
+
+    def kind(self, plural: str) -> dict[str, dict[str, Any]]:
+        """The objects of a kind by name."""
+        return {name: held for (kind, name), held in self.held.items() if kind == plural}
+
+    def get(self, key: tuple[str, str]) -> tuple[int, dict[str, Any]]:
         """The object with the status that the controller has reached."""
-        if name not in self.objects:
+        if key not in self.held:
             return 404, {"reason": "NotFound"}
-        held = self.objects[name]
+        held = self.held[key]
         self._reads += 1
         if self._reads >= self._lag:
-            held["status"] = {
-                "observedGeneration": held["metadata"]["generation"],
-                "conditions": [{"type": "Ready", "status": str(self.ready)}],
-            }
+            generation = {"observedGeneration": held["metadata"]["generation"]}
+            if key[0] == "httproutes":
+                accepted = {"type": "Accepted", "status": "True", **generation}
+                held["status"] = {"parents": [{"conditions": [accepted]}]}
+            else:
+                conditions = [{"type": "Ready", "status": str(self.ready)}]
+                url = f"http://{key[1]}-models.example.com"
+                held["status"] = {"conditions": conditions, "url": url, **generation}
         return 200, held
 
-    def create(self, manifest: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def create(self, plural: str, manifest: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """A new object; one of that name is a conflict."""
-        name = manifest["metadata"]["name"]
-        if name in self.objects:
+        key = (plural, manifest["metadata"]["name"])
+        if key in self.held:
             return 409, {"reason": "AlreadyExists"}
         self.requests.append(("POST", manifest))
-        return self._store({**manifest, "metadata": {**manifest["metadata"], "generation": 0}})
+        metadata = {**manifest["metadata"], "generation": 0}
+        return self._store(key, {**manifest, "metadata": metadata})
 
-    def patch(self, name: str, patch: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def delete(self, key: tuple[str, str]) -> tuple[int, dict[str, Any]]:
+        """Gone at once."""
+        if self.held.pop(key, None) is None:
+            return 404, {"reason": "NotFound"}
+        self.requests.append(("DELETE", "/".join(key)))
+        return 200, {}
+
+    def patch(self, key: tuple[str, str], patch: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """A merge patch on the version that it names."""
-        if name in self.meddle:
-            self.meddle.remove(name)
-            self._store(merged(self.objects[name], {"metadata": {"labels": {"other": "writer"}}}))
-        held = self.objects[name]
+        if key[1] in self.meddle:
+            self.meddle.remove(key[1])
+            labelled = {"metadata": {"labels": {"other": "writer"}}}
+            self._store(key, merged(self.held[key], labelled))
+        held = self.held[key]
         if patch["metadata"]["resourceVersion"] != held["metadata"]["resourceVersion"]:
             return 409, {"reason": "Conflict"}
         self.requests.append(("PATCH", patch))
-        return self._store(merged(held, patch))
+        return self._store(key, merged(held, patch))
 
-    def _store(self, manifest: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def _store(self, key: tuple[str, str], manifest: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         plain = {key: value for key, value in manifest.items() if key != "status"}
-        if self._crds is not None:
+        crd = self._crds / f"{key[0]}.yaml" if self._crds else None
+        if crd is not None and crd.exists():
             try:
-                check_schema(plain, self._crds / "inferenceservices.yaml")
+                check_schema(plain, crd)
             except ManifestError as exc:
                 return 422, {"reason": "Invalid", "message": str(exc)}
-        name, metadata = manifest["metadata"]["name"], dict(manifest["metadata"])
-        before = self.objects.get(name, {})
+        metadata = dict(manifest["metadata"])
+        before = self.held.get(key, {})
         metadata["generation"] += before.get("spec") != manifest["spec"]
         metadata["resourceVersion"] = str(int(metadata.get("resourceVersion", "0")) + 1)
-        self.objects[name] = {**manifest, "metadata": metadata}
+        self.held[key] = {**manifest, "metadata": metadata}
         self._reads = 0
-        return 200, self.objects[name]
+        return 200, self.held[key]
 
 
 @contextmanager
@@ -85,17 +109,24 @@ def api_server(server: ApiServer) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(*server.get(self.path.rpartition("/")[2]))
+            self._answer(*server.get(self._key()))
 
         def do_POST(self) -> None:
-            self._answer(*server.create(self._body()))
+            self._answer(*server.create(self.path.rpartition("/")[2], self._body()))
+
+        def do_DELETE(self) -> None:
+            self._answer(*server.delete(self._key()))
 
         def do_PATCH(self) -> None:
             assert self.headers["content-type"] == "application/merge-patch+json"
-            self._answer(*server.patch(self.path.rpartition("/")[2], self._body()))
+            self._answer(*server.patch(self._key(), self._body()))
 
         def log_message(self, *_: Any) -> None:
             """Nothing: the tests read ``requests``."""
+
+        def _key(self) -> tuple[str, str]:
+            plural, name = self.path.split("/")[-2:]
+            return plural, name
 
         def _body(self) -> dict[str, Any]:
             body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["content-length"])))

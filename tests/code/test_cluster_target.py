@@ -4,6 +4,7 @@ in which order, and what is waited for is. The challenger's pod is a real server
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,23 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer, api_server
+from judging_helpers import state_release
 from kubernetes.client import ApiClient, Configuration
-from serving_helpers import Running, predict
+from rollout_helpers import challenger
+from serving_helpers import Running, certified_model, predict
 
-from feature_repo.errors import ManifestError, StateError
-from feature_repo.home import crd_path
-from serving.cluster_objects import InferenceServices
+from feature_repo.errors import ManifestError, PromotionError, StateError
+from feature_repo.home import Home, crd_path
+from feature_repo.registry import get_use_case
+from serving.cluster_objects import ROUTE, SERVICE, ClusterObjects
 from serving.cluster_target import ClusterTarget
 from serving.manifest import Deployment, example
 from serving.manifest_rules import SUBJECT
+from serving.releases import write_current
+from serving.rollout_plan import Plan
 from serving.target import Challenger
+from tasks.rollout_targets import target_of
+from workflows import release as workflows
 
 STORAGE = "s3://models"
 
@@ -34,11 +42,19 @@ class Cluster:
             Challenger(model_dir=running.folder, subject=running.folder.name, version="1.2.3"),
         )
         client = ApiClient(Configuration(host=address))
-        services = InferenceServices(client, "models", crd_path())
-        pods = dict.fromkeys(("champion", "canary"), f"http://127.0.0.1:{running.port}")
+        services, routes = (
+            ClusterObjects(client, kind, "models", crd_path()) for kind in (SERVICE, ROUTE)
+        )
+        self.asked: list[str] = []
+        self.standard = mode == "Standard"
+
+        def pod(service: str) -> str:
+            self.asked.append(service)
+            return f"http://127.0.0.1:{running.port}"
+
         champion: Deployment = replace(example(), deployment_mode=mode)
         self.services = services
-        self.target = ClusterTarget(services, champion, STORAGE, pods, wait_seconds=3)
+        self.target = ClusterTarget(services, routes, champion, STORAGE, pod, wait_seconds=3)
 
     @property
     def spec(self) -> Any:
@@ -80,6 +96,9 @@ def test_a_release_goes_up_and_is_promoted_in_patches_alone(cluster: Cluster) ->
     held = cluster.server.objects["flights"]["metadata"]
     assert held["annotations"][SUBJECT] == cluster.challenger.subject
     assert [method for method, _ in cluster.server.requests] == ["POST"] + ["PATCH"] * 5
+    assert cluster.spec["predictor"]["maxReplicas"] == 1  # as the champion's was
+    assert cluster.target.observe(0.25).canary.requests == 0
+    assert cluster.asked[-1].startswith("flights-m-" if cluster.standard else "flights-predictor")
 
 
 def test_each_call_may_be_repeated(cluster: Cluster) -> None:
@@ -104,7 +123,9 @@ def test_a_standard_canary_is_a_predictor_of_its_own(running: Running) -> None:
         cluster.target.begin(cluster.challenger)
         champion, canary = cluster.spec["predictor"], cluster.spec["canary"][0]["predictor"]
         assert canary["name"] == f"m-{cluster.challenger.subject[:12]}"
-        assert "minReplicas" not in canary
+        assert canary["minReplicas"] == 1  # at 0 % KServe would give it no pod
+        assert "maxReplicas" not in canary
+        assert cluster.asked == [f"flights-{canary['name']}-predictor"]
         assert storage(champion) != storage(canary)
         assert canary["containers"][0]["args"][-2:] == ["--role", "canary"]
         cluster.target.rollback()
@@ -142,7 +163,122 @@ def test_what_breaks_a_rule_is_never_sent(cluster: Cluster) -> None:
 
 
 def test_arms_are_counted_from_their_own_metrics(cluster: Cluster, running: Running) -> None:
+    cluster.target.begin(cluster.challenger)
     before = cluster.target.observe(0.25).canary
     assert predict(running.port, {"carrier": "UA"}).status == 422
     after = cluster.target.observe(0.25).canary.since(before)
     assert (after.requests, after.failed) == (1, 1)
+
+
+def test_a_shadow_is_mirrored_to_while_a_release_is_under_way(running: Running) -> None:
+    server = ApiServer(crd_path())
+    with api_server(server) as address:
+        cluster = Cluster(server, address, "Standard", running)
+        target = cluster.target
+        target.begin(cluster.challenger)
+        for _ in range(2):  # each call may be repeated
+            target.shadow(True)
+            target.weights(0)
+        made = [(method, body["kind"]) for method, body in server.requests if method == "POST"]
+        assert made == [
+            ("POST", "InferenceService"), ("POST", "InferenceService"), ("POST", "HTTPRoute")
+        ]  # fmt: skip
+        shadow = server.objects["flights-shadow"]["spec"]["predictor"]
+        assert shadow["containers"][0]["args"][-2:] == ["--role", "shadow"]
+        assert storage(shadow).endswith(cluster.challenger.subject)
+        target.weights(25)
+        spec = server.kind("httproutes")["flights-shadow"]["spec"]
+        assert spec["hostnames"] == ["flights-models.example.com"]
+        (rule,) = spec["rules"]
+        mirror = rule["filters"][0]["requestMirror"]["backendRef"]["name"]
+        assert mirror == "flights-shadow-predictor"
+        shares = {ref["name"]: ref["weight"] for ref in rule["backendRefs"]}
+        own = f"flights-m-{cluster.challenger.subject[:12]}-predictor"
+        assert shares == {"flights-predictor": 75, own: 25}
+        assert target.observe(0.25).shadow.requests > 0
+        sent = len(server.requests)
+        target.rollback()
+        last = [body if method == "DELETE" else method for method, body in server.requests[sent:]]
+        assert last == ["httproutes/flights-shadow", "PATCH", "inferenceservices/flights-shadow"]
+        target.rollback()
+        assert len(server.requests) == sent + 3
+        assert list(server.objects) == ["flights"]
+
+
+def test_a_shadow_of_another_model_gets_no_copy(running: Running) -> None:
+    """The one that a killed release left is patched, and asked who it is."""
+    server = ApiServer(crd_path())
+    with api_server(server) as address:
+        cluster = Cluster(server, address, "Standard", running)
+        cluster.target.begin(cluster.challenger)
+        cluster.target.shadow(True)
+        name = ("inferenceservices", "flights-shadow")
+        server.held.pop(("httproutes", "flights-shadow"))
+        server.held[name]["metadata"]["annotations"][SUBJECT] = "f" * 64
+        cluster.target.shadow(True)
+        marked = server.held[name]["metadata"]["annotations"][SUBJECT]
+        assert marked == cluster.challenger.subject
+        assert "flights-shadow" in server.kind("httproutes")
+        cluster.target.shadow(False)
+        assert not server.kind("httproutes")
+
+
+def kubeconfig(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """As $KUBECONFIG, which the client reads when it is imported."""
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+
+
+@pytest.fixture
+def configured(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Home, ApiServer]]:
+    """A home whose challenger is what the server flies, and a kubeconfig. Names of Services lead to
+    that server: it is the proxy that they are asked by."""
+    home = Home(root=tmp_path / "home")
+    flights = get_use_case("flights")
+    folder, issued = certified_model(home, flights, threshold=0.3, version="1.0.0")
+    state_release(home, folder, "flights")
+    write_current(home, "flights", issued.subject, folder, "1.0.0")
+    assert challenger(home, "1.2.3", 0.5).name == running.folder.name
+    server = ApiServer(crd_path(), lag=1)
+    with api_server(server) as address:
+        cluster = {"name": "here", "cluster": {"server": address}}
+        context = {"name": "here", "context": {"cluster": "here", "user": "nobody"}}
+        users = [{"name": "nobody", "user": {}}]
+        document = {
+            "clusters": [cluster], "contexts": [context], "users": users, "current-context": "here"
+        }  # fmt: skip
+        (tmp_path / "kubeconfig").write_text(json.dumps(document))
+        kubeconfig(monkeypatch, tmp_path / "kubeconfig")
+        monkeypatch.setenv("AIRWORTHY_HOME", str(home.root))
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{running.port}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr("urllib.request._opener", None)  # it keeps the proxies that it found
+        yield home, server
+
+
+def test_the_commands_drive_a_cluster(configured: tuple[Home, ApiServer], running: Running) -> None:
+    _, server = configured
+    predict(running.port, {"carrier": "UA"})
+    plan = Plan(requests=1, pairs=0)
+    told = workflows.rollout(
+        model="flights", version="1.2.3", plan=plan, looks=1, pause_seconds=0.0, target="cluster"
+    )
+    assert "flights 1.2.3 is at 5 %" in told
+    rule = server.kind("httproutes")["flights-shadow"]["spec"]["rules"][0]
+    assert [ref["weight"] for ref in rule["backendRefs"]] == [95, 5]
+    with pytest.raises(PromotionError, match="on target cluster"):
+        workflows.rollout(model="flights", version="1.2.3", looks=1, pause_seconds=0.0)
+    said = workflows.rollback(model="flights", reason="a trial")
+    assert "1.0.0 answers" in said
+    assert list(server.objects) == ["flights"]
+    assert "canary" not in server.objects["flights"]["spec"]
+    assert not server.kind("httproutes")
+
+
+def test_without_a_cluster_it_is_said_how_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig(monkeypatch, tmp_path / "none")
+    with pytest.raises(StateError, match="name a kubeconfig"):
+        target_of(Home(root=tmp_path), "flights", "cluster")

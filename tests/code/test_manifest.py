@@ -163,7 +163,8 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "canary without a name": ("spec|canary", [canary(None, 10)], "name"),
     "two canaries of one name": ("spec|canary", [canary("a", 1), canary("a", 2)], "canary[1]"),
     "canaries above 100": ("spec|canary", [canary("a", 60), canary("b", 60)], "sums to 120"),
-    "canary that scales": ("spec|canary", [canary("a", 1, minReplicas=1)], "autoscaling"),
+    "canary that scales": ("spec|canary", [canary("a", 1, maxReplicas=1)], "autoscaling"),
+    "canary of more": ("spec|canary", [canary("a", 1, minReplicas=2)], "more than spec.predictor"),
     "canary without a format": ("spec|canary", [canary("a", 1, model={"x": 1})], "modelFormat"),
 }  # fmt: skip
 

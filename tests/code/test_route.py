@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from experiment_helpers import experiment
 
 from feature_repo.errors import ManifestError
 from feature_repo.home import crd_path
-from serving import assignment, route
+from serving import assignment, mirror, route
 
 GOLDEN = Path(__file__).parents[2] / "deploy" / "kserve" / "flights-experiment.yaml"
 CRDS = crd_path()
@@ -39,6 +40,20 @@ def test_each_arm_has_a_rule_and_all_else_goes_to_the_control() -> None:
     name, value = next(iter(assignment.header(declared, "N14228").items()))
     assert {rule["matches"][0]["headers"][0]["name"] for rule in matched} == {name}
     assert value in told
+
+
+def test_the_golden_mirror_is_what_its_command_writes(tmp_path: Path) -> None:
+    path = tmp_path / "mirror.yaml"
+    assert mirror.main([str(path)]) == 0
+    golden = GOLDEN.with_name("flights-shadow.yaml")
+    assert path.read_text() == golden.read_text(), "run 'make manifests' and look at the diff"
+
+
+def test_a_mirror_of_an_impossible_share_or_name_is_refused() -> None:
+    with pytest.raises(ManifestError, match="150 is no percentage"):
+        replace(mirror.example(), percent=150)
+    with pytest.raises(ManifestError, match=r"requestMirror.backendRef.name: 'A_B'"):
+        replace(mirror.example(), shadow="A_B")
 
 
 def test_names_that_kubernetes_refuses_are_refused() -> None:

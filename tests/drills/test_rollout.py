@@ -8,6 +8,7 @@ with ``-s`` to see the seconds from harm to rollback.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -37,6 +38,7 @@ from serving.releases import read_current
 from serving.rollout_plan import Limits
 from tasks import rollout
 from tasks.ledger import own_trust
+from tasks.promotion import promote_version, under_way
 from tasks.registry import GATE, SUBJECT, VERSION
 from tasks.rollout_report import content
 from tasks.rollout_store import load
@@ -109,26 +111,32 @@ def test_a_crashing_challenger_stays_in_the_shadow(home: Home, target: LocalTarg
 
 
 def test_a_good_challenger_takes_over_without_a_failed_request(
-    home: Home, target: LocalTarget
+    home: Home, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the gate node, which flytekit asks about at the terminal when it runs here."""
     folder = challenger(home, "1.2.0", 0.43)
     register(home, folder, "1.2.0")
+    monkeypatch.setattr("sys.stdin", io.StringIO("Ann\n"))
     began = time.monotonic()
-    rollout.begin(home, "flights", "1.2.0", PLAN, target)
+    rollout.begin(home, "flights", "1.2.0", PLAN, target)  # the command goes on with it
     with Callers(port_of(target)).asking() as callers:
-        wait_for_approval(home, target)
-        workflows.approve(model="flights", version="1.2.0", approver="Ann", reason="seen")
-        over, _ = looks(home, target)
+        stands = workflows.gated_rollout(
+            model="flights", version="1.2.0", plan=PLAN, looks=300, pause_seconds=0.3,
+            port=port_of(target),
+        )  # fmt: skip
         before = callers.statuses[200]
         while callers.statuses[200] < before + 20:  # the new champion answers
             time.sleep(0.05)
     print(f"good: {time.monotonic() - began:.1f} s from shadow to champion, {callers.statuses}")
-    assert over.promoted
+    assert stands == "flights 1.2.0 is champion"
     assert workflows.look(model="flights").over
     assert callers.failed == 0
     assert read_current(home, "flights") == (folder, "1.2.0")
     words = [str(facts["words"]) for facts in told(home, "1.2.0")]
     assert any("approved by Ann" in said for said in words)
+    over = load(home, "flights")
+    assert over is not None
+    assert over.promoted
     assert "promoted" in content(over)
 
 
@@ -148,6 +156,19 @@ def test_a_promoted_challenger_is_taken_back_while_the_registry_is_down(
     count = len(ledger.entries(home))
     assert "no release is under way" in workflows.rollback(model="flights")
     assert len(ledger.entries(home)) == count
+
+
+def test_nothing_else_is_promoted_while_a_release_is_under_way(
+    home: Home, target: LocalTarget
+) -> None:
+    challenger(home, "1.2.1", 0.431)
+    rollout.begin(home, "flights", "1.2.1", PLAN, target)
+    with pytest.raises(PromotionError, match=r"1.2.1 is being released .*rollback --model flights"):
+        promote_version(home, "flights", "1.2.0")
+    assert rollout.look_once(home, "flights", target)[1].kind == "hold"
+    assert Path(workflows.approve(model="flights", version="1.2.1", approver="Ann")).exists()
+    assert "is rolled back" in rollout.roll_back(home, "flights", target, "the drill is over")
+    assert under_way(home, "flights", "1.2.0") == ""
 
 
 @LONG
@@ -246,11 +267,3 @@ def register(home: Home, folder: Path, version: str) -> None:
     mlflow.create_registered_model("flights")
     tags = {SUBJECT: folder.name, VERSION: version, GATE: "passed"}
     mlflow.create_model_version("flights", source=str(folder), tags=tags)
-
-
-def wait_for_approval(home: Home, target: LocalTarget, seconds: float = 240) -> None:
-    """Look until nothing but the approval is missing."""
-    end = time.monotonic() + seconds
-    while "waits for an approval" not in rollout.look_once(home, "flights", target)[1].words:
-        assert time.monotonic() < end
-        time.sleep(0.3)
