@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +19,7 @@ from feature_repo.errors import SkewError, StateError
 from feature_repo.home import online_store
 from feature_repo.tables import Table, read_table
 from feature_repo.ticks import aware
+from serving import processes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,8 +28,6 @@ if TYPE_CHECKING:
     from feature_repo.home import Home
 
 TOLERANCE = 1e-5
-_READY_SECONDS = 180.0
-_STOP_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,21 +128,19 @@ def server(home: Home, use_case: str, model_dir: Path, development: bool) -> Ite
     Raises:
         StateError: it ended, or was not ready in time; what it logged last is in the message.
     """
-    port = _free_port()
-    command = [
-        sys.executable, "-m", "serving.server", "--use-case", use_case,
-        "--model-dir", str(model_dir), "--home", str(home.root), "--port", str(port),
+    port = processes.free_port()
+    arguments = [
+        "--use-case", use_case, "--model-dir", str(model_dir), "--home", str(home.root),
+        "--port", str(port), *(["--allow-development-key"] if development else []),
     ]  # fmt: skip
-    if development:
-        command.append("--allow-development-key")
-    environment = os.environ | {"AIRWORTHY_ONLINE_STORE": online_store(home)}
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            _wait_ready(process, port, log)
-            yield port
-        finally:
-            _stop(process)
+    place = home.path("probes", f"{use_case}-{port}")
+    try:
+        processes.start(place, arguments, {"AIRWORTHY_ONLINE_STORE": online_store(home)})
+        processes.wait_ready(place, port)
+        yield port
+    finally:
+        processes.stop(place)
+    place.with_suffix(".log").unlink(missing_ok=True)
 
 
 def _columns(use_case: UseCase, rows: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
@@ -194,37 +185,3 @@ def _post(port: int, path: str, document: Mapping[str, Any]) -> tuple[int, dict[
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as exc:
         return exc.code, json.loads(exc.read())
-
-
-def _wait_ready(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
-    url = f"http://127.0.0.1:{port}/v2/health/ready"
-    end = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:  # not listening yet, or not ready (an HTTPError is one too)
-            time.sleep(0.1)
-    log.seek(0)
-    said = log.read().decode(errors="replace").strip().splitlines()
-    raise StateError(
-        f"the server did not become ready (exit code {process.poll()}): "
-        f"{said[-1] if said else 'it logged nothing'}"
-    )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

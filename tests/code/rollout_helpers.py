@@ -8,11 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from judging_helpers import state_release
+from release_helpers import write_version
 from serving_helpers import (
     FLIGHT,
     NOW,
@@ -26,6 +28,7 @@ from serving_helpers import (
 
 from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.registry import get_use_case
+from feature_repo.tables import write_table
 from serving.certificate import issue
 from serving.dsse import signing_key
 from serving.releases import write_current
@@ -65,6 +68,22 @@ def slow_challenger(home: Home, version: str, products: int = 400) -> Path:
     issue(signing_key(home), folder, told, timedelta(days=90), NOW)
     state_release(home, folder, "flights")
     return folder
+
+
+def late_flights(home: Home, count: int) -> None:
+    """What came of the flights that ``Callers`` ask about: each one was an hour late."""
+    instants = {
+        name: datetime.fromisoformat(str(FLIGHT[name]))
+        for name in ("scheduled_departure", "scheduled_arrival")
+    }
+    same = {name: FLIGHT[name] for name in ("carrier", "origin", "dest", "tailnum", "distance")}
+    rows = [
+        {**same, **instants, "date": "2013-11-05", "flight": f"{thread}{number}", "arr_delay": 60.0}
+        for thread in range(2)
+        for number in range(1, count + 1)
+    ]
+    table = write_table(home, "flights", pa.Table.from_pylist(rows))
+    write_version(home, FLIGHTS, [table], TICK)
 
 
 def old_store(home: Home, root: Path) -> str:

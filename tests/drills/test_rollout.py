@@ -24,6 +24,7 @@ from rollout_helpers import (
     Callers,
     challenger,
     home_with_champion,
+    late_flights,
     looks,
     old_store,
     slow_challenger,
@@ -259,6 +260,24 @@ def test_a_look_killed_anywhere_is_made_good_by_the_next(home: Home, target: Loc
     ]
     assert callers.failed == 0
     assert "is rolled back" in rollout.roll_back(home, "flights", target, "the drill is over")
+
+
+def test_a_challenger_that_is_wrong_more_often_goes_back_once_outcomes_come(
+    home: Home, target: LocalTarget
+) -> None:
+    """It answers well and fast, and its scores are the champion's: only labels tell."""
+    challenger(home, "1.7.0", 0.999)  # no flight is late, it says
+    rollout.begin(home, "flights", "1.7.0", replace(PLAN, requests=10**6), target)
+    with Callers(port_of(target)).asking() as callers:
+        assert rollout.look_once(home, "flights", target)[1].kind == "hold"
+        late_flights(home, 5_000)
+        came = time.monotonic()
+        over, made = looks(home, target)
+    print(f"outcomes: {time.monotonic() - came:.1f} s from labels to rollback, {made[-1].words}")
+    assert over.state.ended == "back"
+    assert "mistakes" in made[-1].words
+    assert max(decision.percent for decision in made) == 0
+    assert callers.failed == 0
 
 
 def register(home: Home, folder: Path, version: str) -> None:
