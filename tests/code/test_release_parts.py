@@ -18,6 +18,7 @@ from serving import approvals, ledger
 from serving.proxy import Routes, read_log, render
 from serving.rollout_plan import Decision, Plan, State, Traffic
 from tasks.ledger import own_trust
+from tasks.promotion import under_way
 from tasks.rollout import directory_of
 from tasks.rollout_store import Rollout, load, path_of, save, tell
 
@@ -82,6 +83,31 @@ def test_an_approval_counts_for_these_files_since_the_release_began(made: Made) 
         approvals.approver_of(made.home, made.certificate, trust, NOW)
     with pytest.raises(DeclarationError, match="names its approver"):
         approvals.approve(made.home, made.key, made.certificate, " ", "", NOW)
+
+
+@pytest.mark.parametrize(
+    ("state", "promoted", "own", "other"),
+    [
+        (State(step=1), False, True, True),
+        (State(step=4, ended="done"), False, False, True),  # it is promoted now, nothing else is
+        (State(step=4, ended="done"), True, False, False),
+        (State(ended="back"), False, False, False),
+    ],
+)
+def test_nothing_is_promoted_beside_a_release(
+    made: Made, state: State, promoted: bool, own: bool, other: bool
+) -> None:
+    assert under_way(made.home, "flights", "1.0.2") == ""
+    rollout = Rollout(
+        use_case="flights", version="1.0.1", certificate="cert-1", model_dir="/m/" + "a" * 64,
+        champion_dir="/m/" + "b" * 64, champion_version="1.0.0", began=NOW.isoformat(),
+        plan=Plan(), state=state, promoted=promoted,
+    )  # fmt: skip
+    save(made.home, rollout)
+    assert bool(under_way(made.home, "flights", "1.0.1")) == own
+    said = under_way(made.home, "flights", "1.0.2")
+    assert bool(said) == other
+    assert not said or "flights 1.0.1 is being released" in said
 
 
 def test_a_decision_is_told_once(made: Made) -> None:
