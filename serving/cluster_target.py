@@ -141,11 +141,14 @@ class ClusterTarget:
 
         def change(held: Manifest) -> Manifest:
             if self._knative:
-                known = "canaryTrafficPercent" in held["spec"]["predictor"]
-                return {"spec": {"predictor": {"canaryTrafficPercent": None}}} if known else {}
+                there = held["spec"]["predictor"]
+                known = "canaryTrafficPercent" in there
+                own = {**_as_champion(there), "canaryTrafficPercent": None}
+                return {"spec": {"predictor": own}} if known else {}
             if not held["spec"].get("canary"):
                 return {}
-            before, predictor = held["spec"]["predictor"], held["spec"]["canary"][0]["predictor"]
+            before = held["spec"]["predictor"]
+            predictor = _as_champion(held["spec"]["canary"][0]["predictor"])
             scaled = {key: before[key] for key in AUTOSCALING if key in before}
             marks = _marked(predictor["annotations"][SUBJECT], predictor["labels"][_VERSION])
             return {**marks, "spec": {"predictor": {**predictor, **scaled}, "canary": None}}
@@ -238,6 +241,15 @@ class ClusterTarget:
             "labels": {_VERSION: _label(challenger.version)},
         }
         return {key: value for key, value in predictor.items() if key not in AUTOSCALING} | own
+
+
+def _as_champion(predictor: Manifest) -> Manifest:
+    """The canary's predictor, whose answers are recorded as the champion's from now on."""
+    containers = [dict(container) for container in predictor["containers"]]
+    words = containers[0]["args"]
+    at = words.index("--role") if "--role" in words else len(words)
+    containers[0]["args"] = [*words[:at], *words[at + 2 :]]
+    return {**predictor, "containers": containers}
 
 
 def _canary(held: Manifest) -> tuple[str, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
@@ -99,9 +100,12 @@ def plant(home: Home, tables: list[Table], tick: datetime) -> None:
         assert store.put(pack_rows(view, stored).items()) == 1
 
 
-def write_version(home: Home, case: UseCase, tables: list[Table], until: datetime) -> None:
-    """The next version of the offline store: these views, and nothing that they were made of."""
-    built = Built(int(until.timestamp()), [], tables, tables, {})
+def write_version(
+    home: Home, case: UseCase, tables: list[Table], until: datetime, raw: Sequence[Table] = ()
+) -> None:
+    """The next version of the offline store: these views, and the raw tables of which nothing
+    was made."""
+    built = Built(int(until.timestamp()), list(raw), tables, tables, {})
     number = len(offline.versions(home, case)) + 1
     version = offline.Version(
         number=number, created=datetime.now(timezone.utc), use_case=case.name,

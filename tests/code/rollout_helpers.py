@@ -83,7 +83,7 @@ def late_flights(home: Home, count: int) -> None:
         for number in range(1, count + 1)
     ]
     table = write_table(home, "flights", pa.Table.from_pylist(rows))
-    write_version(home, FLIGHTS, [table], TICK)
+    write_version(home, FLIGHTS, [], TICK, raw=[table])
 
 
 def old_store(home: Home, root: Path) -> str:

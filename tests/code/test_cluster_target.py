@@ -97,6 +97,7 @@ def test_a_release_goes_up_and_is_promoted_in_patches_alone(cluster: Cluster) ->
     assert held["annotations"][SUBJECT] == cluster.challenger.subject
     assert [method for method, _ in cluster.server.requests] == ["POST"] + ["PATCH"] * 5
     assert cluster.spec["predictor"]["maxReplicas"] == 1  # as the champion's was
+    assert "--role" not in cluster.spec["predictor"]["containers"][0]["args"]
     assert cluster.target.observe(0.25).canary.requests == 0
     assert cluster.asked[-1].startswith("flights-m-" if cluster.standard else "flights-predictor")
 
