@@ -114,7 +114,7 @@ class ClusterTarget:
         self._mirror(held)
 
     def observe(self, slow_seconds: float) -> Observed:
-        """See ``Target``: since the pods started, one pod an arm, as the manifest has it."""
+        """See ``Target``: since the pods started, rightly only with one pod an arm."""
         champion, canary = self._arms(self._held())
         mirrored = not self._knative and self._routes.get(self._shadow) is not None
         shadow = self._address(f"{self._shadow}-predictor")

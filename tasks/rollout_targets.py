@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from feature_repo.errors import DeclarationError, StateError
 from feature_repo.home import Home, cluster_namespace, crd_path, model_storage
+from serving.capacity import read_scale
 from serving.dsse import signing_key
 from serving.local_target import LocalTarget
 from serving.releases import read_current
@@ -66,6 +69,7 @@ def _cluster(home: Home, use_case: str) -> Target:
         ClusterObjects(client, kind, namespace, crd_path()) for kind in (SERVICE, ROUTE)
     )
     champion = configured(use_case, directory.name, version)
+    champion = replace(champion, scale=read_scale(home, use_case))
     return ClusterTarget(
         services, routes, champion, model_storage(), lambda name: f"http://{name}.{namespace}.svc"
     )
