@@ -103,8 +103,7 @@ class LocalTarget:
     def observe(self, slow_seconds: float) -> Observed:
         """See ``Target``."""
         with self._running() as running:
-            ports = {r: a.port for r, a in running.arms.items() if r != CHAMPION}
-            return read_log(self._proxy.log, running.offset, ports, slow_seconds)
+            return read_log(self._proxy.log, running.offset, slow_seconds)
 
     def rollback(self) -> None:
         """See ``Target``. The champion is the one that servers load: of a promotion that is taken

@@ -38,13 +38,14 @@ events { worker_connections 1024; }
 http {
   access_log off; client_max_body_size 64m;
   @temporary
-  log_format answered escape=json '{"arm":"$arm","status":"$status",'
+  log_format answered escape=json '{"arm":"$arm","own":"$own","status":"$status",'
     '"address":"$upstream_addr","statuses":"$upstream_status","seconds":"$upstream_response_time"}';
-  log_format mirrored escape=json '{"arm":"shadow","status":"$status",'
+  log_format mirrored escape=json '{"arm":"shadow","own":"","status":"$status",'
     '"address":"$upstream_addr","statuses":"$upstream_status","seconds":"$upstream_response_time"}';
   map $http_x_request_id $asked { "" $request_id; default $http_x_request_id; }
   map $http_x_entity_key $unit { "" $asked; default $http_x_entity_key; }
   split_clients "@salt $unit" $arm { @shares }
+  map $arm $own { canary 127.0.0.1:@canary_port; default ""; }
   upstream champion { server 127.0.0.1:@champion; }
   @canary
   @shadow_upstream
@@ -104,6 +105,7 @@ def render(routes: Routes) -> str:
         "@salt": routes.salt,
         "@shares": f"{share}* {rest};",
         "@champion": str(routes.champion),
+        "@canary_port": str(routes.canary),
         "@canary": f"upstream canary {{ {canary} }}" if routes.canary else "",
         "@shadow_upstream": shadow if routes.shadow else "",
         "@shadow_location": _SHADOW_LOCATION if routes.shadow else "",
@@ -176,11 +178,12 @@ class Proxy:
             return ""
 
 
-def read_log(log: Path, offset: int, ports: dict[str, int], slow_seconds: float) -> Observed:
-    """Count the log's lines from ``offset`` on; ``ports`` of the canary and the shadow tell
-    whether an arm answered itself.
+def read_log(log: Path, offset: int, slow_seconds: float) -> Observed:
+    """Count the log's lines from ``offset`` on.
 
-    An answer that is no 2xx has failed: what a caller did wrong falls on both arms alike.
+    An answer that is no 2xx has failed: what a caller did wrong falls on both arms alike. So has
+    one that another server gave than the arm's own; each line tells that one's address of then,
+    since a server that is started again has another port.
     """
     counts = {arm: [0, 0, 0] for arm in ("champion", "canary", "shadow")}
     for line in _lines(log, offset):
@@ -189,8 +192,7 @@ def read_log(log: Path, offset: int, ports: dict[str, int], slow_seconds: float)
             continue
         status = line["statuses"].split(",")[0].strip()
         seconds = line["seconds"].split(",")[0].strip()
-        port = ports.get(line["arm"])
-        itself = port is None or first == f"127.0.0.1:{port}"
+        itself = line["own"] in ("", first)
         counted = counts[line["arm"]]
         counted[0] += 1
         counted[1] += not (itself and status.startswith("2"))

@@ -49,22 +49,23 @@ def test_the_shares_are_those_of_the_step() -> None:
 
 
 def test_an_attempt_counts_for_the_arm_that_was_meant(tmp_path: Path) -> None:
-    log = tmp_path / "access.log"
+    log, own = tmp_path / "access.log", "127.0.0.1:9002"
     lines = [
-        ("champion", "127.0.0.1:9001", "200", "0.010"),
-        ("champion", "127.0.0.1:9001", "422", "0.010"),
-        ("canary", "127.0.0.1:9002", "200", "0.400"),
-        ("canary", "127.0.0.1:9002, 127.0.0.1:9001", "502, 200", "0.001, 0.010"),
-        ("canary", "127.0.0.1:9001", "200", "0.010"),  # known to be down: never asked
-        ("shadow", "", "", ""),  # a canary's request, which is not mirrored
-        ("shadow", "127.0.0.1:9003", "504", "2.000"),
+        ("champion", "", "127.0.0.1:9001", "200", "0.010"),
+        ("champion", "", "127.0.0.1:9001", "422", "0.010"),
+        ("canary", own, "127.0.0.1:9002", "200", "0.400"),
+        ("canary", own, "127.0.0.1:9002, 127.0.0.1:9001", "502, 200", "0.001, 0.010"),
+        ("canary", own, "127.0.0.1:9001", "200", "0.010"),  # known to be down: never asked
+        ("canary", "127.0.0.1:9102", "127.0.0.1:9102", "200", "0.010"),  # started again
+        ("shadow", "", "", "", ""),  # a canary's request, which is not mirrored
+        ("shadow", "", "127.0.0.1:9003", "504", "2.000"),
     ]
-    names = ("arm", "address", "statuses", "seconds")
+    names = ("arm", "own", "address", "statuses", "seconds")
     text = "".join(json.dumps(dict(zip(names, line, strict=True))) + "\n" for line in lines)
     log.write_text("a line before the release\n" + text + '{"arm": "cham')
-    seen = read_log(log, 26, {"canary": 9002, "shadow": 9003}, 0.25)
+    seen = read_log(log, 26, 0.25)
     assert seen.champion == Traffic(requests=2, failed=1, slow=0)
-    assert seen.canary == Traffic(requests=3, failed=2, slow=1)
+    assert seen.canary == Traffic(requests=4, failed=2, slow=1)
     assert seen.shadow == Traffic(requests=1, failed=1, slow=1)
 
 
