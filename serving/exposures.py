@@ -36,12 +36,16 @@ class ExposureLog:
 
     Raises:
         DeclarationError: the experiment has not begun in this home.
+        StateError: (first, and of ``expose``) its file cannot be written.
     """
 
     def __init__(self, home: Home, experiment: Experiment) -> None:
         self._experiment = load(home, experiment.name)
         self._path = home.path(*_folder(experiment.name), f"{uuid.uuid4().hex}.jsonl")
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as exc:
+            raise self._broken(str(exc)) from exc
         self._seen: set[str] = set()
         self._lock = threading.Lock()
 
@@ -74,12 +78,19 @@ class ExposureLog:
 
     def _append(self, line: bytes) -> None:
         whole = os.fstat(self._file).st_size
-        if os.write(self._file, line) != len(line):
+        try:
+            if os.write(self._file, line) == len(line):
+                return
             os.ftruncate(self._file, whole)  # else the next line would go on from the part
-            raise StateError(
-                f"{self._path} took a part of a line only: free space on its disk; the unit's "
-                "next request is recorded then"
-            )
+        except OSError as exc:
+            raise self._broken(str(exc)) from exc
+        raise self._broken("it took a part of a line only")
+
+    def _broken(self, reason: str) -> StateError:
+        return StateError(
+            f"the exposure log {self._path} cannot be written ({reason}); free disk space, or let "
+            "this user write there: a unit's next request is recorded then"
+        )
 
 
 def read(home: Home, name: str) -> pa.Table:

@@ -106,7 +106,7 @@ class Recorder:
                 self._changed.notify()
 
     def _run(self) -> None:
-        due = self._log.tend()
+        due = self._tend()
         while True:
             with self._changed:
                 if not self._waiting and not self._closing:
@@ -117,7 +117,16 @@ class Recorder:
                 self._write(batch)
             elif closing:
                 return
-            due = self._log.tend()
+            due = self._tend()
+
+    def _tend(self) -> float:
+        """Seconds until the log's next upkeep. Without this thread no answer is recorded any more,
+        so what stands in the way (too many open files, say) must not end it."""
+        try:
+            return self._log.tend()
+        except Exception as exc:
+            log("prediction log not tended", logging.ERROR, reason=repr(exc))
+            return _TOLD_EVERY
 
     def _write(self, batch: list[_Waiting]) -> None:
         error: Exception | None = None

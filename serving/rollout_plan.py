@@ -80,12 +80,14 @@ class Traffic:
     slow: int = 0
 
     def since(self, begun: Traffic) -> Traffic:
-        """What came after ``begun``."""
-        return Traffic(
+        """What came after ``begun``; of a server that was started again since, all that it counts
+        (as Prometheus' ``increase`` has it)."""
+        grown = Traffic(
             requests=self.requests - begun.requests,
             failed=self.failed - begun.failed,
             slow=self.slow - begun.slow,
         )
+        return self if min(grown.requests, grown.failed, grown.slow) < 0 else grown
 
 
 @dataclass(frozen=True, kw_only=True)

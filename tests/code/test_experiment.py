@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -166,6 +167,25 @@ def test_a_damaged_line_is_named_and_a_torn_end_left_out(tmp_path: Path) -> None
     path.write_bytes(whole.replace(assignment.assign(declared, "a").encode(), other))
     with pytest.raises(StateError, match="but the experiment assigns"):
         exposures.read(home, declared.name)
+
+
+def test_a_full_disk_is_told_and_the_next_request_records(tmp_path: Path) -> None:
+    home, declared = Home(root=tmp_path), experiment()
+    begin(home, declared)
+    log = exposures.ExposureLog(home, declared)
+    log.expose("a", DURING)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (path,) = tmp_path.glob("experiments/*/exposures/*.jsonl")
+    for room in (0, 5):  # none, and for a part of a line
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, limits[1]))
+        try:
+            with pytest.raises(StateError, match="the exposure log"):
+                log.expose("b", DURING)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    log.expose("b", DURING)
+    log.close()
+    assert [row["unit"] for row in exposures.read(home, declared.name).to_pylist()] == ["a", "b"]
 
 
 WRITER = """

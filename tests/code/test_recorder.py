@@ -97,6 +97,24 @@ def test_each_request_hears_of_a_disk_that_fails_and_the_next_is_recorded(tmp_pa
     assert recorder.counts.recorded == 2
 
 
+def test_want_of_open_files_does_not_end_recording(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    recorder = Recorder(PredictionLog(Home(root=tmp_path), WEATHER, rotate_seconds=0.01))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        end = time.monotonic() + 10
+        while "not tended" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.02)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "not tended" in caplog.text
+    asyncio.run(asyncio.wait_for(recorder.record(answered()), 10))
+    recorder.close()
+
+
 def test_a_request_that_was_given_up_stops_no_other(tmp_path: Path) -> None:
     recorder = Recorder(PredictionLog(Home(root=tmp_path), WEATHER))
 

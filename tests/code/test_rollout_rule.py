@@ -69,6 +69,18 @@ def test_a_crashing_challenger_goes_back_within_a_few_dozen_answers(step: int) -
     assert "failed +1.0000" in decision.words
 
 
+def test_a_server_that_was_started_again_counts_anew() -> None:
+    state, arm = State(), Traffic(requests=200, failed=2)
+    state, decision = look(PLAN, state, seen(arm, arm, 200, 200))
+    assert decision.kind == "up"
+    again = Evidence(**{**vars(seen(arm, arm, 200, 200)), "canary": Traffic(requests=30)})
+    state = State(step=1, begun=state.begun)
+    state = look(PLAN, state, seen(Traffic(requests=400, failed=2), arm, 400, 400))[0]
+    state, decision = look(PLAN, state, again)
+    assert "answers of the challenger" in decision.words
+    assert next(f.count for f in decision.figures if f.name == "failed") == 30
+
+
 def test_a_slow_and_a_wrong_and_a_shifted_challenger_go_back() -> None:
     arm = Traffic(requests=300)
     slow = look(PLAN, State(), seen(arm, Traffic(requests=300, slow=100)))[1]
