@@ -54,7 +54,11 @@ def read_frame(path: str, needed: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path) if Path(path).suffix == ".csv" else pd.read_parquet(path)
+        # A unit and an arm are names: as numbers, "007" would be another one.
+        if Path(path).suffix == ".csv":
+            frame = pd.read_csv(path, converters={"unit": str, "arm": str})
+        else:
+            frame = pd.read_parquet(path)
     except (OSError, ValueError) as exc:
         raise SourceError(f"{path} cannot be read ({exc}); give a .csv or Parquet file") from exc
     missing = [name for name in needed if name not in frame]
@@ -65,13 +69,18 @@ def read_frame(path: str, needed: Sequence[str]) -> pd.DataFrame:
     for name in ("exposed_at", "at"):
         if name in frame:
             frame[name] = _instants(path, frame[name])
+    if frame["unit"].dtype.kind == "f" or frame["unit"].isna().any():
+        raise SourceError(
+            f"{path}: column unit holds fractions or nothing in some rows; give each row its "
+            "unit's name, as the exposures have it"
+        )
     frame["unit"] = frame["unit"].astype(str)
     return frame
 
 
 def first_exposures(experiment: Experiment, frame: pd.DataFrame, at: datetime) -> pd.DataFrame:
-    """One row a unit, its first exposure up to an instant, in order of time; ``arm`` becomes the
-    arm's place in the declaration.
+    """One row a unit, its first exposure from the experiment's start on, before its end and up to
+    an instant, in order of time; ``arm`` becomes the arm's place in the declaration.
 
     Raises:
         SourceError: an arm is not declared, or a unit met two.
@@ -91,7 +100,8 @@ def first_exposures(experiment: Experiment, frame: pd.DataFrame, at: datetime) -
             f"exposures: {int((several > 1).sum())} units met more than one arm (column unit: "
             f"{examples}); the assignment was not sticky: no effect can be told"
         )
-    told = told[told["exposed_at"] <= at]
+    when = told["exposed_at"]
+    told = told[(when >= experiment.start) & (when < experiment.end) & (when <= at)]
     return told.sort_values(["exposed_at", "unit"]).drop_duplicates("unit", ignore_index=True)
 
 

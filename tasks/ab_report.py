@@ -25,6 +25,11 @@ def headline(analysis: Analysis) -> str:
     """The verdict in a line."""
     if not analysis.comparable:
         return no_conclusion(analysis)
+    if not analysis.findings and any(analysis.unanswered.counts):
+        return (
+            f"Nothing is known yet: the window of {sum(analysis.unanswered.counts):,} units is "
+            "over, but outcomes of both arms are lacking. Do they name units as the exposures do?"
+        )
     if not analysis.findings:
         return "No unit's window is over in both arms: nothing is known yet."
     return " ".join(verdict(analysis, f) for f in analysis.findings if f.metric.primary)

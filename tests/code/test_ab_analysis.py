@@ -167,3 +167,29 @@ def test_files_are_read_and_their_faults_named(tmp_path: Path) -> None:
     exposures.assign(exposed_at="soon").to_csv(tmp_path / "bad.csv", index=False)
     with pytest.raises(SourceError, match="column exposed_at holds no ISO instant"):
         ab_data.read_frame(str(tmp_path / "bad.csv"), ["unit", "exposed_at"])
+
+
+def test_a_unit_s_name_is_no_number(tmp_path: Path) -> None:
+    declared = experiment()
+    exposures, outcomes = tables(declared)
+    names = [f"{number:05d}" for number in range(UNITS)]
+    arms = [assign(declared, name) for name in names]
+    exposures, outcomes = exposures.assign(unit=names, arm=arms), outcomes.assign(unit=names)
+    outcomes.to_csv(tmp_path / "outcomes.csv", index=False)
+    read = ab_data.read_frame(str(tmp_path / "outcomes.csv"), ["unit", "wrong"])
+    assert read["unit"].tolist() == names
+    assert analyse(declared, exposures, read, END).findings[0].units == UNITS
+    strangers = analyse(declared, exposures, read.assign(unit="x" + read["unit"]), END)
+    assert "Do they name units as the exposures do?" in ab_report.headline(strangers)
+    outcomes.assign(unit=1.0).to_parquet(tmp_path / "outcomes.parquet")
+    with pytest.raises(SourceError, match="column unit holds fractions"):
+        ab_data.read_frame(str(tmp_path / "outcomes.parquet"), ["unit"])
+
+
+def test_exposures_outside_of_the_declared_time_do_not_count() -> None:
+    declared = experiment()
+    exposures, outcomes = tables(declared)
+    exposures.loc[exposures.index < 100, "exposed_at"] = declared.start - timedelta(days=9)
+    exposures.loc[exposures.index >= UNITS - 100, "exposed_at"] = declared.end
+    analysis = analyse(declared, exposures, outcomes, END)
+    assert sum(analysis.exposed.counts) == UNITS - 200
