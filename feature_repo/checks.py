@@ -1,9 +1,8 @@
 """Declarations that cannot work are refused when they are made, with the way out.
 
-``check`` runs in ``UseCase.__post_init__``. It reads SQL as a set of words only, which costs
-nothing: a column that a log's SQL never names cannot be one that it yields. ``check_sql`` parses
-the SQL and is exact; it costs an import of sqlglot, so not each process pays it: the first step
-of a run calls it (``tasks.state.open_state``), and a test for every registered use case.
+``check`` runs in ``UseCase.__post_init__`` and reads SQL as a set of words, which costs nothing: a
+column that a log's SQL never names cannot be one that it yields. ``check_sql`` parses it; sqlglot
+costs, so only a run's first step (``tasks.state``) and a test of every use case call it.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from feature_repo.errors import DeclarationError
+from feature_repo.fallback import check_fallback
 
 if TYPE_CHECKING:
     import sqlglot.expressions as exp
@@ -45,6 +45,7 @@ def check(use_case: UseCase) -> None:
     _check_ticks(where, use_case)
     _check_names(where, use_case)
     _check_parts(where, use_case)
+    check_fallback(where, use_case)
     stated = {f.name for f in use_case.fields}
     for name in sorted(set(use_case.slices) - stated - {"month"}):
         raise DeclarationError(f"{where}: slice {name!r} is no request field; declare it first")

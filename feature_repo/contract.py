@@ -174,11 +174,10 @@ class ModelBuilder:
     """A user's own network. Import torch inside the functions, not beside them.
 
     ``network(shape, options)`` returns a module whose ``forward(numeric, categorical)`` takes
-    float32 [n, shape.numeric] and int64 [n, len(shape.cardinalities)] and returns raw scores
-    [n]. ``loss(raw, target)`` returns one loss per row [n]; a regression's target is
-    standardised. ``export(module, shape, path)`` writes an ONNX graph with inputs ``numeric``
-    and ``categorical``, output ``prediction`` [n] and a dynamic batch; ``None`` takes the
-    platform's exporter.
+    float32 [n, shape.numeric] and int64 [n, len(shape.cardinalities)] and returns raw scores [n].
+    ``loss(raw, target)`` returns one loss per row [n]; a regression's target is standardised.
+    ``export(module, shape, path)`` writes an ONNX graph with inputs ``numeric`` and
+    ``categorical``, output ``prediction`` [n] and a dynamic batch; ``None``: the platform's.
     """
 
     name: str
@@ -232,10 +231,10 @@ class UseCase:
     (UTC; splits go by the latter), every field of ``fields``, ``label`` (double, null when
     there is none) and ``label_available_at``. ``tick`` and ``lag`` are the tick rule of
     ``feature_repo.ticks``. ``stale_after``: how far the online store may lie behind the
-    request's tick before ``stale_policy`` applies, as it does when the store does not answer;
+    request's tick before ``stale_policy`` applies; ``outage_policy``: where it does not answer;
     ``missing_policy``: where a view has no living row. ``rules`` make a request possible.
-    ``identity``: the fields that together name what is asked about, by which a label finds its
-    answers; empty: all that are no numbers. ``schemas``, imported inside: each table's Pandera one.
+    ``identity``: fields that together name what is asked about, by which a label finds its answers;
+    empty: all that are no numbers. ``schemas``, imported inside: each table's Pandera contract.
     """
 
     name: str
@@ -258,6 +257,7 @@ class UseCase:
     stale_after: timedelta = timedelta(minutes=30)
     stale_policy: Policy = "refuse"
     missing_policy: Policy = "serve"
+    outage_policy: Policy = "refuse"
     rules: tuple[RequestRule, ...] = ()
     identity: tuple[str, ...] = ()
     quarantine_limit: float = 0.05

@@ -52,7 +52,7 @@ class InputMaker:
         self._of_tick = np.array([float(s.as_age) for s in specs])
         self._sign = np.array([-1.0 if s.as_age else 1.0 for s in specs])
         self._unit = np.array([60.0 if s.as_age else 1.0 for s in specs])
-        self._filled = np.array([s.default is not None for s in specs])
+        self._filled = np.array([s.default is not None for s in specs], dtype=bool)
         self._defaults = np.array([s.default or 0.0 for s in specs])
 
     def numeric(self, columns: Mapping[str, Array], stored: Array, tick: Array) -> Array:

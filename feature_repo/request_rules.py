@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-# Refuse the request; or serve what is there, and say in the answer what is not.
-Policy = Literal["refuse", "serve"]
+# Refuse the request; serve what is there, and say in the answer what is not; or let the model of
+# the request alone answer (``feature_repo.fallback``), and say so.
+Policy = Literal["refuse", "serve", "fallback"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ from feature_repo.contract import (
     UseCase,
 )
 from feature_repo.errors import StateError
+from feature_repo.fallback import without_fallback
 from feature_repo.home import Home, write_atomically
 
 KINDS = {kind.__name__: kind for kind in (Entity, EventLog, FeatureSpec, RawTable, RequestField)}
@@ -44,8 +45,9 @@ def record(home: Home, use_case: UseCase) -> None:
     path = _path(home, use_case.service)
     if not path.exists():
         plain = replace(
-            use_case, derived=(), slices=(), gate=(), rules=(), model=None, schemas=None
-        )
+            without_fallback(use_case),
+            derived=(), slices=(), gate=(), rules=(), model=None, schemas=None,
+        )  # fmt: skip
         document = {f.name: _encode(getattr(plain, f.name)) for f in fields(UseCase)}
         document["recorded"] = use_case.declaration
         write_atomically(path, json.dumps(document, indent=1).encode())

@@ -62,10 +62,10 @@ def table_of(answers: Sequence[Answered], header: Header) -> pa.Table:
     def flat(values: Iterable[Iterable[Any]], kind: pa.DataType) -> pa.Array:
         return pa.array([value for of_one in values for value in of_one], kind)
 
-    stale = (
-        [a.stale] * n if isinstance(a.stale, bool) else a.stale
-        for a, n in zip(answers, counts, strict=True)
-    )
+    def one_or_all(name: str, kind: pa.DataType) -> pa.Array:
+        held = zip((getattr(one, name) for one in answers), counts, strict=True)
+        return flat(([v] * n if isinstance(v, bool | str) else v for v, n in held), kind)
+
     columns = {
         "id": flat((a.ids for a in answers), pa.string()),
         "request_id": repeated("request_id", pa.string()),
@@ -78,7 +78,8 @@ def table_of(answers: Sequence[Answered], header: Header) -> pa.Table:
         "score": pa.array(np.concatenate([a.scores for a in answers])),
         "layout": repeated("layout", word),
         **{name: repeated(name, word) for name in ("version", "certificate", "subject", "source")},
-        "stale": flat(stale, pa.bool_()),
+        "stale": one_or_all("stale", pa.bool_()),
+        "fallback": one_or_all("fallback", word),
         AGES: _struct(header.views, counts, [a.ages for a in answers]),
     }  # fmt: skip
     for layout, column in LAYOUTS.items():

@@ -33,6 +33,8 @@ class Answered:
     * ``ages``: float64 [n, views], minutes from each view's row to the tick, NaN where no row
       lives; None for vectors.
     * ``stale`` [n], or one for all; ``source``: ``online`` or ``batch``.
+    * ``fallback`` [n], or one for all: why the fallback answered, such as ``stale,missing``; empty
+      where the model did.
     * ``request_id``: given by a proxy, so that a shadow's answer is paired with the champion's.
     """
 
@@ -50,6 +52,7 @@ class Answered:
     subject: str
     source: str = "online"
     stale: Sequence[bool] | bool = False
+    fallback: Sequence[str] | str = ""
     request_id: str = ""
     role: Role = "champion"
 

@@ -29,6 +29,7 @@ class Answers:
 
     ``missing`` [n]: views without a living row; ``unknown`` [n]: categorical inputs whose value
     the training part never held. ``copy_age``: age in seconds of the server's copy of the store.
+    ``fallback`` [n]: why the fallback answered, empty where the model did; None: it never did.
     """
 
     use_case: UseCase
@@ -39,6 +40,7 @@ class Answers:
     stale: Sequence[bool]
     threshold: float
     copy_age: float
+    fallback: Sequence[Sequence[str]] | None = None
 
     @property
     def decisions(self) -> list[bool]:
@@ -82,6 +84,8 @@ class Answers:
             row["ages_minutes"] = dict(zip(self.views, ages[i], strict=True))
             row["missing"] = self.missing[i]
             row["store_age_seconds"] = self.copy_age
+            if self.fallback is not None:
+                row["fallback"] = self.fallback[i]
         return rows
 
     def outputs(self) -> list[Output]:
@@ -113,6 +117,8 @@ class Answers:
             parameters["ages_minutes"] = orjson.dumps(ages).decode()
             parameters["missing"] = orjson.dumps(self.missing).decode()
             parameters["store_age_seconds"] = f"{self.copy_age:.3f}"
+            if self.fallback is not None:
+                parameters["fallback"] = orjson.dumps(self.fallback).decode()
         if self.use_case.task != "binary":
             parameters["unit"] = self.use_case.unit
         return parameters

@@ -20,6 +20,7 @@ LINEAGE = "lineage.json"
 CARD_MARKDOWN = "card.md"
 CARD_HTML = "card.html"
 CERTIFICATE = "certificate.json"
+FALLBACK = "fallback"  # the folder of the model of the request alone: the first three files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,12 @@ def content_of(files: Mapping[str, str]) -> str:
     model is not in it: the same answers stay the same model."""
     answering = {name: files[name] for name in (MODEL, PREPROCESS) if name in files}
     return digest_of(answering) if len(answering) == 2 else ""
+
+
+def fallback_files(files: Mapping[str, str]) -> dict[str, str]:
+    """Digests of the fallback's files by their names in its folder, of those of the model's."""
+    within = f"{FALLBACK}/"
+    return {n.removeprefix(within): d for n, d in files.items() if n.startswith(within)}
 
 
 def read_file(folder: Path, name: str, files: Mapping[str, str] | None) -> bytes:

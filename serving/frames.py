@@ -21,7 +21,7 @@ import orjson
 from feature_repo.errors import StateError
 from serving.answered import Answered
 
-FORMAT = "airworthy.predictions/v1"
+FORMAT = "airworthy.predictions/v2"
 MAGIC = b"AWF1"
 _HEAD = struct.Struct("<4sII")
 _LENGTH = struct.Struct("<I")
@@ -78,7 +78,8 @@ def encode(answered: Answered, header: Header) -> bytes:
         )
     document = orjson.dumps(
         (a.ids, a.at, a.prediction_times, a.tick, a.fields, a.layout, a.ages is not None,
-         a.version, a.certificate, a.subject, a.source, a.stale, a.request_id, a.role),
+         a.version, a.certificate, a.subject, a.source, a.stale, a.fallback, a.request_id,
+         a.role),
         default=_plain, option=orjson.OPT_SERIALIZE_NUMPY,
     )  # fmt: skip
     return _frame(document, *(np.asarray(array, "<f8").tobytes() for array in arrays))
@@ -121,7 +122,7 @@ def decode(payload: bytes, header: Header) -> Answered:
     (length,) = _LENGTH.unpack_from(payload)
     start = _LENGTH.size + length
     (ids, at, times, tick, fields, layout, aged, version, certificate, subject, source, stale,
-     request_id, role) = orjson.loads(payload[_LENGTH.size : start])  # fmt: skip
+     fallback, request_id, role) = orjson.loads(payload[_LENGTH.size : start])  # fmt: skip
     numbers = np.frombuffer(payload, "<f8", offset=start)
     rows, columns = len(ids), len(header.layouts[layout])
     end = rows * (1 + columns)
@@ -131,7 +132,7 @@ def decode(payload: bytes, header: Header) -> Answered:
         layout=layout, values=numbers[rows:end].reshape(rows, columns),
         ages=numbers[end:].reshape(rows, len(header.views)) if aged else None,
         version=version, certificate=certificate, subject=subject, source=source, stale=stale,
-        request_id=request_id, role=role,
+        fallback=fallback, request_id=request_id, role=role,
     )  # fmt: skip
 
 

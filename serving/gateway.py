@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MAX_SAID = 1000
 _JSON = (b"content-type", b"application/json")
+_FALLBACK = (b"x-airworthy-fallback", b"1")  # for a proxy, which reads no bodies
 _BINARY = (b"content-type", BINARY.encode())
 
 
@@ -307,5 +308,7 @@ def _said(
         body, header = answers.v2(request_id, binary)
         if header is not None:
             headers = (_BINARY, (HEADER_LENGTH, b"%d" % header))
+    if answers.fallback is not None:
+        headers = (*headers, _FALLBACK)
     service.metrics.phases["answer"].add(perf_counter() - start)
     return Response(200, body, headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.errors import CertificateError, StateError
+from feature_repo.fallback import fallback_reasons, request_only
 from feature_repo.inputs import input_columns
 from feature_repo.online_rows import rows_of
-from serving.artifact import ModelInfo, read_model
+from serving.artifact import FALLBACK, ModelInfo, fallback_files, read_model
 from serving.certificate import Cleared, clear, read
 from serving.copied_rows import CopiedRows
 from serving.instances import Instance, columns_of
 from serving.metrics import SCORES, VALUES, Metrics
 from serving.online import OnlineStore
-from serving.predictor import Predictor
+from serving.predictor import Predictor, fallback_predictor
 from serving.service import Service
 from serving.telemetry import log
 
@@ -64,6 +65,7 @@ class Loader:
         _check_use_case(use_case, folder, model)
         predictor = Predictor(use_case, folder, certificate.files)
         _warm(use_case, predictor, now)
+        fallback = _fallback(use_case, folder, certificate.files, now)
         store = OnlineStore(self._rows(use_case), use_case)
         version = str(certificate.predicate.get("version") or certificate.subject[:12])
         metrics = self.metrics.model(
@@ -77,7 +79,7 @@ class Loader:
         return Service(
             use_case=use_case, predictor=predictor, store=store, recorder=recorder,
             metrics=metrics, certificate=certificate, version=version, threshold=model.threshold,
-            durable=self.durable, role=self.role,
+            fallback=fallback, durable=self.durable, role=self.role,
         )  # fmt: skip
 
     def _rows(self, use_case: UseCase) -> RowReader:
@@ -133,6 +135,19 @@ def _check_use_case(use_case: UseCase, folder: Path, model: ModelInfo) -> None:
                 f"{folder}: the model was trained with {what} {trained}, this program declares "
                 f"{declared}; train it again, or serve it with the program that trained it"
             )
+
+
+def _fallback(
+    use_case: UseCase, folder: Path, files: Mapping[str, str], now: datetime
+) -> Predictor | None:
+    """The model that answers from the request alone, warm; None where none is declared."""
+    if not fallback_reasons(use_case):
+        return None
+    alone, within = request_only(use_case), folder / FALLBACK
+    _check_use_case(alone, within, read_model(within, fallback_files(files)))
+    predictor = fallback_predictor(use_case, folder, files)
+    _warm(alone, predictor, now)
+    return predictor
 
 
 def _read_by(model: ModelInfo, use_case: UseCase) -> list[tuple[str, object, object]]:

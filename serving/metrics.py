@@ -56,6 +56,7 @@ class ModelMetrics:
         self.unknown: dict[str, int] = {}
         self.policy: dict[tuple[str, str], int] = {}
         self.stale = 0
+        self.fallbacks = 0
         self.tick = 0.0
         self.copy_age = 0.0
         self.recorded: Callable[[], dict[str, int]] = dict
@@ -189,6 +190,9 @@ class Metrics(Collector):
             "airworthy_policy", "Instances that a declared policy was applied to",
             labels=(*_MODEL, "reason", "policy"),
         )  # fmt: skip
+        fallback = CounterMetricFamily(
+            "airworthy_fallback_requests", "Requests with an answer of the fallback", labels=_MODEL
+        )
         tick = GaugeMetricFamily(
             "airworthy_store_tick_seconds", "Tick of the online store, epoch seconds", labels=_MODEL
         )
@@ -207,9 +211,10 @@ class Metrics(Collector):
             for (reason, applied), count in model.policy.items():
                 policy.add_metric((*labels, reason, applied), count)
             stale.add_metric(labels, model.stale)
+            fallback.add_metric(labels, model.fallbacks)
             tick.add_metric(labels, model.tick)
             copy.add_metric(labels, model.copy_age)
-        yield from (ages, missing, unknown, stale, policy, tick, copy)
+        yield from (ages, missing, unknown, stale, policy, fallback, tick, copy)
 
     def _certificates(self) -> Iterator[Metric]:
         names = ("certificate", "subject", "keyid", "development")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from feature_repo.tables import Table
 
 READ = ("id", "request_id", "row", "role", "version", "source", "at", "prediction_time", "fields",
-        "score")  # fmt: skip
+        "score", "fallback")  # fmt: skip
 _FLOOR = 1e-7  # of a probability, so that one wrong certainty is no infinite loss
 _PAIRED = ("id", "score", "loss")
 
@@ -32,9 +32,9 @@ class Outcomes:
     """Answers and their labels, one row an answer, in order of id.
 
     ``table``: ``id``, ``request_id``, ``row``, ``role``, ``version``, ``source``, ``at``,
-    ``prediction_time``, ``score``, ``entity``, ``event_time``, ``label``, ``available_at`` and
-    ``loss`` (log loss in nats, or the squared error in the label's unit squared); the last three
-    are null until the label is available.
+    ``prediction_time``, ``score``, ``fallback`` (why the fallback answered; empty: the model did),
+    ``entity``, ``event_time``, ``label``, ``available_at`` and ``loss`` (log loss in nats, or the
+    squared error in the label's unit squared); the last three are null until the label is there.
 
     Of ``answers``, ``joined`` have their label, ``waiting`` do not have it yet (a flight that
     never arrives waits for ever), and ``unnamed`` do not say what they are about, as vectors.
@@ -86,7 +86,8 @@ def read_outcomes(
 
 def pairs(table: pa.Table, challenger: str = "shadow") -> pa.Table:
     """What champion and challenger (``shadow`` or ``canary``) answered to the same question: those
-    of one ``request_id`` and ``row``, from ``Outcomes.table``.
+    of one ``request_id`` and ``row``, from ``Outcomes.table``. Those of a fallback are left out:
+    they tell nothing of the two models.
 
     Columns: ``request_id``, ``row``, ``entity``, ``event_time``, ``label``, ``available_at``, and
     ``champion_`` and ``challenger_`` each with ``id``, ``score``, ``loss``. A question that was
@@ -109,6 +110,7 @@ def _first(table: pa.Table, role: str, more: tuple[str, ...] = ()) -> pa.Table:
     import pyarrow.compute as pc
 
     chosen = (pc.field("role") == role) & (pc.field("request_id") != "")
+    chosen &= pc.field("fallback") == ""
     rows = table.filter(chosen).sort_by("id")
     names = [*_PAIRED, *more]
     grouped = pa.TableGroupBy(rows, ["request_id", "row"], use_threads=False)

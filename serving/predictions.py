@@ -45,6 +45,7 @@ class Prediction:
     missing) where ``layout`` is ``store``; where it is ``vector`` there is no tick, and they are
     the numeric inputs that the caller sent. ``ages_minutes``: the age of each view's row at the
     tick. ``source`` is ``online`` or ``batch``. ``row``: the answer's place in its request.
+    ``fallback``: why the fallback answered, from the request alone; empty where the model did.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Prediction:
     ages_minutes: Mapping[str, float | None] = field(default_factory=dict)
     source: str = "online"
     stale: bool = False
+    fallback: str = ""
     layout: Layout = "store"
     request_id: str = ""
     row: int = 0

@@ -10,8 +10,9 @@ import numpy as np
 import onnxruntime
 
 from feature_repo.errors import CertificateError, StateError
+from feature_repo.fallback import request_only
 from feature_repo.inputs import InputMaker, Inputs, stored_columns, tick_seconds
-from serving.artifact import MODEL, PREPROCESS, read_file
+from serving.artifact import FALLBACK, MODEL, PREPROCESS, fallback_files, read_file
 from serving.preprocess import Preprocessor
 
 if TYPE_CHECKING:
@@ -94,6 +95,31 @@ class Predictor:
             ["prediction"], {n: feed[n] for n in feed if n in self._names}
         )
         return np.asarray(answer, dtype=np.float64).reshape(-1)
+
+
+def split(
+    predictor: Predictor, fallback: Predictor, columns: Mapping[str, Column], stored: Column,
+    tick: Column, fallen: Column,
+) -> Scored:  # fmt: skip
+    """Predictions of the fallback where ``fallen`` [n] says so, of the model elsewhere; see
+    ``Predictor.predict_stored``."""
+    count = len(fallen)
+    scores = np.empty(count)
+    codes: Column = np.empty((count, len(predictor.inputs.categorical)), np.int64)
+    for one, chosen in ((fallback, fallen), (predictor, ~fallen)):
+        if chosen.any():
+            asked = {name: values[chosen] for name, values in columns.items()}
+            read = stored[chosen, : len(one.use_case.features)]
+            scores[chosen], codes[chosen] = one.predict_stored(asked, read, tick)
+    return Scored(scores, codes)
+
+
+def fallback_predictor(
+    use_case: UseCase, model_dir: Path, files: Mapping[str, str] | None = None
+) -> Predictor:
+    """The fallback within a model directory: see ``Predictor``. It reads the request alone."""
+    alone = None if files is None else fallback_files(files)
+    return Predictor(request_only(use_case), model_dir / FALLBACK, alone)
 
 
 def _session(graph: bytes) -> onnxruntime.InferenceSession:

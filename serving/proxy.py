@@ -39,9 +39,11 @@ http {
   access_log off; client_max_body_size 64m;
   @temporary
   log_format answered escape=json '{"arm":"$arm","own":"$own","status":"$status",'
-    '"address":"$upstream_addr","statuses":"$upstream_status","seconds":"$upstream_response_time"}';
+    '"address":"$upstream_addr","statuses":"$upstream_status","seconds":"$upstream_response_time",'
+    '"fallback":"$upstream_http_x_airworthy_fallback"}';
   log_format mirrored escape=json '{"arm":"shadow","own":"","status":"$status",'
-    '"address":"$upstream_addr","statuses":"$upstream_status","seconds":"$upstream_response_time"}';
+    '"address":"$upstream_addr","statuses":"$upstream_status","seconds":"$upstream_response_time",'
+    '"fallback":"$upstream_http_x_airworthy_fallback"}';
   map $http_x_request_id $asked { "" $request_id; default $http_x_request_id; }
   map $http_x_entity_key $unit { "" $asked; default $http_x_entity_key; }
   split_clients "@salt $unit" $arm { @shares }
@@ -183,7 +185,7 @@ def read_log(log: Path, offset: int, slow_seconds: float) -> Observed:
 
     An answer that is no 2xx has failed: what a caller did wrong falls on both arms alike. So has
     one that another server gave than the arm's own; each line tells that one's address of then,
-    since a server that is started again has another port.
+    since a server that is started again has another port; and one for which a fallback stood in.
     """
     counts = {arm: [0, 0, 0] for arm in ("champion", "canary", "shadow")}
     for line in _lines(log, offset):
@@ -195,7 +197,8 @@ def read_log(log: Path, offset: int, slow_seconds: float) -> Observed:
         itself = line["own"] in ("", first)
         counted = counts[line["arm"]]
         counted[0] += 1
-        counted[1] += not (itself and status.startswith("2"))
+        well = status.startswith("2") and not line["fallback"]
+        counted[1] += not (itself and well)
         counted[2] += seconds not in ("", "-") and float(seconds) >= slow_seconds
     arms = {
         arm: Traffic(requests=requests, failed=failed, slow=slow)

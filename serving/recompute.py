@@ -11,7 +11,7 @@ import numpy as np
 
 from feature_repo.errors import StateError
 from serving.instances import Instance, columns_of, instants
-from serving.predictor import Predictor
+from serving.predictor import Predictor, fallback_predictor
 
 if TYPE_CHECKING:
     from feature_repo.contract import Column, UseCase
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 def recompute(
     use_case: UseCase, folder: Path, files: Mapping[str, str], prediction: Prediction
 ) -> float:
-    """The score that the model in ``folder`` gives to a recorded question; ``files`` are the
-    digests of its certificate.
+    """The score that the model in ``folder``, or its fallback where that answered, gives to a
+    recorded question; ``files`` are the digests of its certificate.
 
     Raises:
         StateError: the record holds no question that the model can be asked.
         CertificateError: a file of the model is not the one that was certified.
     """
-    predictor = Predictor(use_case, folder, files)
+    if prediction.fallback:
+        predictor = fallback_predictor(use_case, folder, files)
+    else:
+        predictor = Predictor(use_case, folder, files)
     try:
         if prediction.layout == "vector":
             (score,) = _of_vector(predictor, prediction)

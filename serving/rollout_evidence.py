@@ -62,7 +62,7 @@ def _pairs(home: Home, use_case: UseCase, began: datetime, until: datetime) -> p
     names = [name for name in READ if name != "fields"]
     schema = pa.schema(
         [("id", pa.string()), ("request_id", pa.string()), ("row", pa.int32()),
-         ("role", pa.string()), ("score", pa.float64())]
+         ("role", pa.string()), ("score", pa.float64()), ("fallback", pa.string())]
     )  # fmt: skip
     parts = [
         part.select(schema.names).cast(schema)

@@ -32,8 +32,8 @@ def check_subject(address: str, subject: str) -> None:
 
 
 def traffic_at(address: str, slow_seconds: float) -> Traffic:
-    """Answers of the server so far. Slow: beyond the least bound of its histogram that reaches
-    ``slow_seconds``.
+    """Answers of the server so far. Failed: those without success, and those for which its fallback
+    stood in. Slow: beyond the least bound of its histogram that reaches ``slow_seconds``.
 
     Raises:
         StateError: it does not answer.
@@ -45,6 +45,8 @@ def traffic_at(address: str, slow_seconds: float) -> Traffic:
             if name == "airworthy_requests_total":
                 requests += value
                 failed += 0 if labels["code"].startswith("2") else value
+            elif name == "airworthy_fallback_requests_total":
+                failed += value
             elif name == "airworthy_request_seconds_count":
                 total += value
             elif name == "airworthy_request_seconds_bucket":
@@ -52,7 +54,8 @@ def traffic_at(address: str, slow_seconds: float) -> Traffic:
                 fast[bound] = fast.get(bound, 0.0) + value
     bound = min((b for b in fast if b >= slow_seconds), default=math.inf)
     slow = total - fast.get(bound, total)
-    return Traffic(requests=int(requests), failed=int(failed), slow=int(slow))
+    # What a fallback answered may be counted before its request is, or fail to be recorded.
+    return Traffic(requests=int(requests), failed=int(min(failed, requests)), slow=int(slow))
 
 
 def _metrics(address: str) -> str:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.errors import RequestError, StateError
+from feature_repo.fallback import fallback_reasons
 from feature_repo.ticks import tick_of
 from serving.answered import Answered, new_ids
 from serving.answers import Answers
 from serving.instances import Instance, InstanceForm, columns_of
+from serving.predictor import split
 from serving.preprocess import UNKNOWN
 from serving.requests import Question
 from serving.telemetry import log
@@ -36,7 +38,8 @@ class Service:
     """One certified model over one online store.
 
     ``durable``: an answer leaves once its record is on disk; otherwise records are queued, and
-    what finds no room is counted.
+    what finds no room is counted. ``fallback``: the model of the request alone, where the use case
+    declares one.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Service:
         certificate: Certificate,
         version: str,
         threshold: float,
+        fallback: Predictor | None = None,
         durable: bool = True,
         role: Role = "champion",
         clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -61,6 +65,9 @@ class Service:
         self.now = clock
         self.form = InstanceForm(use_case)
         self._predictor = predictor
+        self._fallback = fallback
+        self._falls = fallback_reasons(use_case)
+        self._out = False
         self._store = store
         self._threshold = threshold
         self._recorder = recorder
@@ -68,6 +75,8 @@ class Service:
         self._role: Role = role
         self._views = tuple(view.name for view in use_case.views)
         self._categories = predictor.inputs.categorical
+        if self._falls and fallback is None:
+            raise StateError(f"{use_case.name}: no fallback was loaded, but its policies need one")
 
     @property
     def name(self) -> str:
@@ -80,7 +89,10 @@ class Service:
         return self._predictor.inputs
 
     def ready(self) -> bool:
-        """Whether the feature store answers (the model was verified and warmed before)."""
+        """Whether the feature store answers, as it did at the start, where requests are refused
+        without it (the model was verified and warmed before)."""
+        if self.use_case.outage_policy != "refuse":
+            return True
         try:
             return bool(self._store.tick)
         except StateError as exc:
@@ -141,50 +153,76 @@ class Service:
     def _ask_stored(self, instances: Sequence[Instance], request_id: str) -> Answers:
         began, now = perf_counter(), self.now()
         fields = [instance.fields for instance in instances]
-        rows, stale = self._looked_up(instances, fields)
+        rows, stale, out = self._looked_up(instances, fields)
         at = rows.tick.timestamp()
         ages = (at - rows.events) / 60.0
-        lost = self.metrics.looked_up(at, ages, rows.copy_age)
-        missing = self._missing(ages) if lost else [[]] * len(instances)
+        lost = out or self.metrics.looked_up(at, ages, rows.copy_age)
+        missing = self._missing(ages, out) if lost else [[]] * len(instances)
+        why = self._reasons(stale, missing, out) if lost or True in stale else None
         found = perf_counter()
         self.metrics.phases["features"].add(found - began)
-        scored = self._predict(instances, rows, at)
+        scored = self._predict(instances, rows.values, at, why)
         self.metrics.phases["predict"].add(perf_counter() - found)
         return Answers(
             use_case=self.use_case, views=self._views, missing=missing, stale=stale,
             threshold=self._threshold, copy_age=rows.copy_age, unknown=self._unknown(scored),
+            fallback=why,
             answered=Answered(
                 ids=new_ids(len(instances)), at=now,
                 prediction_times=[instance.prediction_time for instance in instances],
                 tick=rows.tick, fields=fields, scores=scored.scores, layout="store",
                 values=rows.values, ages=ages, version=self.version,
                 certificate=self.certificate.id, subject=self.certificate.subject, stale=stale,
+                fallback=[",".join(one) for one in why] if why else "",
                 request_id=request_id, role=self._role,
             ),
         )  # fmt: skip
 
     def _looked_up(
         self, instances: Sequence[Instance], fields: Sequence[Mapping[str, Any]]
-    ) -> tuple[OnlineFeatures, list[bool]]:
-        """Stored features, and which instances they are too old for. A store that does not answer
-        is one that is too old: by policy its features are missing."""
+    ) -> tuple[OnlineFeatures, list[bool], bool]:
+        """Stored features, which instances they are too old for, and whether the store is out:
+        they are then missing."""
         try:
             rows = self._store.read(fields)
         except StateError as exc:
-            policy = self.use_case.stale_policy
-            self.metrics.applied("outage", policy, len(instances))
-            if policy == "refuse":
+            case, count = self.use_case, len(instances)
+            self.metrics.applied("outage", case.outage_policy, count)
+            if case.outage_policy == "refuse":
                 raise
-            log("answered without the feature store", logging.ERROR, reason=str(exc))
-            case = self.use_case
+            if not self._out:
+                log("answers without the feature store", logging.ERROR, reason=str(exc))
+            self._out = True
             asked = tick_of(instances[0].prediction_time, tick=case.tick, lag=case.lag)
-            return self._store.nothing(asked, len(instances)), [True] * len(instances)
-        return rows, self._check_ticks(instances, rows.tick)
+            return self._store.nothing(asked, count), [True] * count, True
+        if self._out:
+            log("answers with the feature store again")
+            self._out = False
+        return rows, self._check_ticks(instances, rows.tick), False
 
-    def _predict(self, instances: Sequence[Instance], rows: OnlineFeatures, at: float) -> Scored:
+    def _reasons(
+        self, stale: Sequence[bool], missing: Sequence[Sequence[str]], out: bool
+    ) -> list[list[str]] | None:
+        """Why the fallback answers each instance, empty where the model does; None: it does for
+        all."""
+        hits = {"outage": stale} if out else {"stale": stale, "missing": missing}
+        found = [(why, of) for why, of in hits.items() if why in self._falls and any(of)]
+        if not found:
+            return None
+        self.metrics.fallbacks += 1
+        return [[why for why, of in found if of[i]] for i in range(len(stale))]
+
+    def _predict(
+        self, instances: Sequence[Instance], values: Array, at: float,
+        why: Sequence[Sequence[str]] | None,
+    ) -> Scored:  # fmt: skip
         try:
-            columns = columns_of(self.use_case, instances)
-            scored = self._predictor.predict_stored(columns, rows.values, np.array([at]))
+            columns, tick = columns_of(self.use_case, instances), np.array([at])
+            if why is None or self._fallback is None:
+                scored = self._predictor.predict_stored(columns, values, tick)
+            else:
+                fallen = np.array(list(map(bool, why)))
+                scored = split(self._predictor, self._fallback, columns, values, tick, fallen)
         except (ArithmeticError, LookupError, ValueError) as exc:
             log("inputs not derived", logging.WARNING, reason=repr(exc))
             raise RequestError(
@@ -198,8 +236,8 @@ class Service:
         if not math.isfinite(scores.sum()):
             raise RequestError(503, "", "the model gave no finite prediction; none is answered")
 
-    def _missing(self, ages: Array) -> list[list[str]]:
-        """Views without a living row, of each instance.
+    def _missing(self, ages: Array, out: bool) -> list[list[str]]:
+        """Views without a living row, of each instance; all, where the store is ``out``.
 
         Raises:
             RequestError: 422 the declared policy refuses such instances.
@@ -208,6 +246,8 @@ class Service:
             [view for view, gone in zip(self._views, row, strict=True) if gone]
             for row in np.isnan(ages).tolist()
         ]
+        if out:
+            return missing
         policy = self.use_case.missing_policy
         self.metrics.applied("missing", policy, sum(map(bool, missing)))
         if policy == "refuse":

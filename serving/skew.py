@@ -64,8 +64,8 @@ class Skew:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkewReport:
     """Answers compared, those left out (given by a model of another declaration, as of a tick that
-    the views do not reach, or from a vector of the caller's), the values of each feature and the
-    ages (minutes) of each view."""
+    the views do not reach, from a vector of the caller's, or by the fallback), the values of each
+    feature and the ages (minutes) of each view."""
 
     use_case: str
     since: datetime
@@ -123,9 +123,10 @@ def _comparable(
     home: Home, use_case: UseCase, prediction: Prediction, declared: dict[str, bool],
     until: datetime,
 ) -> bool:  # fmt: skip
-    """Whether it was given from stored features of a tick up to ``until``, and by a model that
-    reads them as they are declared now; where its directory is gone, their names must do."""
-    if prediction.tick is None or prediction.tick > until:
+    """Whether it was given from stored features of a tick up to ``until``, not by the fallback, and
+    by a model that reads them as they are declared now; where its directory is gone, their names
+    must do."""
+    if prediction.tick is None or prediction.tick > until or prediction.fallback:
         return False
     subject = prediction.subject
     if subject not in declared:

@@ -129,6 +129,8 @@ def _unsampled(home: Home, prediction_id: str) -> str:
 
 def _read_from(found: Prediction) -> str:
     """Where the model's inputs came from."""
+    if found.fallback:
+        return f"the request alone, by the model's fallback ({found.fallback.replace(',', ', ')})"
     if found.tick is None:
         return "a vector that the caller sent"
     return f"features of tick {_iso(found.tick)}"

@@ -1,4 +1,4 @@
-"""Raw scores to calibrated ones, by the validation part."""
+"""Raw scores to calibrated ones, by a line through them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def calibrate(raw: torch.Tensor, target: torch.Tensor, binary: bool) -> tuple[float, float]:
-    """Slope and intercept that fit raw scores to the validation part's targets.
+    """Slope and intercept that fit raw scores to targets.
 
     Binary: Platt scaling (Platt 1999) by L-BFGS. Regression: least squares.
     """

@@ -8,10 +8,18 @@ from typing import Any
 
 from feature_repo.contract import FeatureSpec, UseCase
 from feature_repo.errors import AirworthyError
+from feature_repo.fallback import fallback_reasons, request_only
+from feature_repo.inputs import input_columns
 from feature_repo.tables import Table
 from tasks.figures import SLICE_ROWS, left_out
 from tasks.page import markdown_table
 from tasks.types import Verdict
+
+_POLICIES = {
+    "refuse": "refused",
+    "serve": "answered with what is there, flagged and counted",
+    "fallback": "answered by the fallback, flagged and counted",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +83,7 @@ def sections(facts: CardFacts) -> str:
         f"## Training\n\n{_training(facts.model)}",
         f"## Metrics\n\n{_metrics(evaluation)}",
         f"![Calibration](calibration.png)\n\n![{curve}]({curve}.png)",
+        *_fallback(case, evaluation),
         f"## Slices\n\n{_slices(evaluation)}\n\n![Slices](slices.png)",
         f"## Gate\n\n{_gate(facts.verdicts)}",
         f"## How it is served\n\n{_serving(case)}",
@@ -158,6 +167,26 @@ def _metrics(evaluation: dict[str, Any]) -> str:
     )
 
 
+def _fallback(case: UseCase, evaluation: dict[str, Any]) -> list[str]:
+    """The model of the request alone: when it answers, what it reads, how good it is."""
+    told = evaluation.get("fallback")
+    if told is None:
+        return []
+    rows = [
+        [name, f"{_number(told['test'][name])} ({_number(low)} to {_number(high)})",
+         _number(evaluation["test"][name]), _number(evaluation["constant"][name])]
+        for name, (low, high) in sorted(told["test"]["ci"].items())
+    ]  # fmt: skip
+    inputs = input_columns(request_only(case))
+    read = ", ".join(f"`{name}`" for name in (*inputs.numeric, *inputs.categorical))
+    return [
+        "## Fallback\n\nIn the place of the model, where stored features are not at hand (declared "
+        f"for: {', '.join(sorted(fallback_reasons(case)))}), a small model of the request alone "
+        f"answers, and the answer says so. It reads {read}; same rows, split and test.\n\n"
+        + markdown_table(("metric", "fallback", "model", "constant"), rows)
+    ]
+
+
 def _slices(evaluation: dict[str, Any]) -> str:
     metric = evaluation["headline"]
     rows = []
@@ -190,13 +219,16 @@ def _gate(verdicts: Sequence[Verdict]) -> str:
 def _serving(case: UseCase) -> str:
     fields = ", ".join(f"`{f.name}` ({f.dtype})" for f in case.fields)
     minutes = case.stale_after.total_seconds() / 60
-    policy = "refused" if case.stale_policy == "refuse" else "answered and counted"
+    stale, out, gone = (
+        _POLICIES[policy] for policy in (case.stale_policy, case.outage_policy, case.missing_policy)
+    )
     return (
         f"By a KServe model server, V1 and V2 protocol, under the name `{case.name}`. A request "
         f"states {fields}, and its prediction time. Features are read as of a tick of "
         f"{case.tick.total_seconds() / 60:g} minutes, {case.lag.total_seconds() / 60:g} minutes "
-        f"after the last event. Where the store lies more than {minutes:g} minutes behind, the "
-        f"request is {policy}. Each answer names the model version, the certificate and the age "
+        f"after the last event. Where the store lies more than {minutes:g} minutes behind, a "
+        f"request is {stale}; where it does not answer, {out}; where an entity has no living row, "
+        f"{gone}. Each answer names the model version, the certificate and the age "
         "of each feature group, and is recorded under its prediction id before it is sent."
         + (f" Decisions use a threshold of {case.threshold:g}." if case.task == "binary" else "")
     )

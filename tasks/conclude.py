@@ -82,6 +82,7 @@ def conclude(
         "test": measured["test"],
         "reference": measured["reference"],
         "constant": measured["constant"],
+        "fallback": measured.get("fallback"),
         "gate": {"passed": certified.passed, "verdicts": [_json(v) for v in verdicts]},
         "certificate": {
             "id": certified.certificate,

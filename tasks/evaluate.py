@@ -9,8 +9,9 @@ from flytekit import Deck, task
 from feature_repo.contract import UseCase
 from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, read_table
+from serving.artifact import FALLBACK
 from tasks.cache import code_cache
-from tasks.figures import Scored, figures_of
+from tasks.figures import Scored, fallback_figures, figures_of
 from tasks.folders import open_folder, store_folder
 from tasks.pictures import draw_pictures, inline
 from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
@@ -29,6 +30,7 @@ CODE = (
     "tasks.pictures",
     "serving.predictor",
     "serving.preprocess",
+    "feature_repo.fallback",
     "feature_repo.inputs",
     "feature_repo.local_time",
 )
@@ -67,7 +69,8 @@ def evaluate(
     champion: str,
 ) -> Evaluated:
     """Score the test rows with the served graph; compare with a linear reference, a constant
-    and the champion (``champion``: its certified model directory, or empty)."""
+    and the champion (``champion``: its certified model directory, or empty). The fallback, where
+    there is one, is scored on the same rows."""
     with step("evaluate") as log:
         case = get_use_case(use_case)
         rows = read_table(training_set)
@@ -98,7 +101,7 @@ def evaluate_rows(
         TrainingError: no test row has a label.
     """
     from feature_repo.errors import TrainingError
-    from serving.predictor import Predictor
+    from serving.predictor import Predictor, fallback_predictor
     from tasks.comparison import against_champion
     from tasks.reference import constant_scores, linear_scores
 
@@ -113,6 +116,11 @@ def evaluate_rows(
     )
     if champion:
         report["versus_champion"] = against_champion(use_case, Path(champion), scored, rows)
+    if (model / FALLBACK).is_dir():
+        alone = fallback_predictor(use_case, model).predict(test.columns)
+        report["fallback"] = fallback_figures(
+            use_case.task, test, alone, constant_scores(training, test)
+        )
     return report
 
 
@@ -125,6 +133,9 @@ def _say(log: StepLog, report: dict[str, Any]) -> None:
     champion = report.get("versus_champion")
     if champion:
         log.say(f"against the champion: {champion['note']}")
+    if alone := report.get("fallback"):
+        low, high = alone["test"]["ci"][metric]
+        log.say(f"the fallback: {metric} {alone['test'][metric]:.4f} ({low:.4f} to {high:.4f})")
     for name in ("log_loss", "auc") if report["task"] == "binary" else ("mae", "rmse"):
         low, high = test["ci"][name]
         log.say(

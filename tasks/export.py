@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flytekit import task
 
 from feature_repo.errors import SkewError
+from feature_repo.fallback import request_only
 from feature_repo.registry import get_use_case
+from serving.artifact import FALLBACK
 from tasks.cache import code_cache
 from tasks.folders import open_folder, store_folder
 from tasks.resources import DATA
@@ -39,6 +41,7 @@ class Exported(NamedTuple):
 @task(
     cache=code_cache(
         "tasks.export",
+        "feature_repo.fallback",
         "serving.network",
         "serving.preprocess",
         libraries=("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
@@ -48,7 +51,8 @@ class Exported(NamedTuple):
     timeout=timedelta(minutes=30),
 )
 def export_model(state: State, use_case: str, declaration: str, trained: Folder) -> Exported:
-    """Export to ONNX and check it against torch on batches of several sizes.
+    """Export to ONNX and check it against torch on batches of several sizes; the fallback likewise,
+    into a folder of its own.
 
     Raises:
         SkewError: the exported graph's predictions differ from torch's by more than 1e-5.
@@ -59,12 +63,16 @@ def export_model(state: State, use_case: str, declaration: str, trained: Folder)
 
         def write(folder: Path) -> None:
             _export(declared, source, folder)
+            if (source / FALLBACK).is_dir():
+                (folder / FALLBACK).mkdir()
+                _export(request_only(declared), source / FALLBACK, folder / FALLBACK)
 
         model = store_folder(state.home(), "model", write)
-        parity = json.loads((Path(model.uri) / "model.json").read_text())["parity"]
+        found = sorted(Path(model.uri).rglob("model.json"))
+        worst = max(json.loads(p.read_text())["parity"]["max_difference"] for p in found)
         s.say(
-            f"ONNX equals torch within {parity['max_difference']:.1e} on batches of "
-            f"{', '.join(map(str, BATCHES))}"
+            f"ONNX equals torch within {worst:.1e} on batches of {', '.join(map(str, BATCHES))}"
+            + (", so does the fallback's" if len(found) > 1 else "")
         )
     return Exported(model, s.record)
 

@@ -65,6 +65,17 @@ def figures_of(
     return rounded(report)
 
 
+def fallback_figures(task: str, rows: Rows, fallback: Array, constant: Array) -> dict[str, Any]:
+    """The fallback's test figures, and its paired difference to the constant."""
+    days = metrics.day_numbers(rows.event_time)
+    weights = metrics.day_weights(int(days.max()) + 1)
+    measured = metrics.measure(task, rows.target, fallback, days, weights)
+    test = with_intervals(metrics.points(task, rows.target, fallback), measured)
+    beside = metrics.points(task, rows.target, constant)
+    other = metrics.measure(task, rows.target, constant, days, weights)
+    return rounded({"test": test, "versus_constant": differences(test, measured, beside, other)})
+
+
 def with_intervals(point: dict[str, float], resampled: dict[str, metrics.Floats]) -> dict[str, Any]:
     """Point values with ``ci``: metric -> [low, high], 95 %."""
     bounds = {name: metrics.interval(values) for name, values in resampled.items()}

@@ -89,7 +89,8 @@ def columns_of(use_case: UseCase, table: Table, split: str) -> tuple[dict[str, A
 def fit(
     use_case: UseCase, table: Table, config: TrainingConfig, say: Callable[[str], None]
 ) -> Fitted:
-    """Train on split ``training``, stop early and calibrate on split ``validation``.
+    """Train on split ``training``, stop early and calibrate on split ``validation``. A model
+    without stored features cannot follow the season: its level is that of both parts together.
 
     Under torch's elastic launcher every rank takes its share of each global batch, and the
     gradient is that of the global batch's mean loss, whatever the number of ranks.
@@ -97,7 +98,7 @@ def fit(
     Raises:
         TrainingError: a split without rows, or a loss that is not finite.
     """
-    with _process_group() as rank:
+    with process_group() as rank:
         torch.manual_seed(config.seed)
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // rank.world))
         preprocessor, training, validation, scale = _parts(use_case, table)
@@ -107,7 +108,9 @@ def fit(
         best = min(curve, key=lambda epoch: epoch[0].validation_loss)
         network.load_state_dict(best[1])
         binary = use_case.task == "binary"
-        slope, intercept = calibrate(_scores(network, validation), validation.target, binary)
+        parts = (validation,) if use_case.features else (training, validation)
+        raw = torch.cat([_scores(network, part) for part in parts])
+        slope, intercept = calibrate(raw, torch.cat([part.target for part in parts]), binary)
         if not binary:
             slope, intercept = slope * scale[1], intercept * scale[1] + scale[0]
         return Fitted(
@@ -123,11 +126,15 @@ def fit(
 
 
 @contextmanager
-def _process_group() -> Iterator[Rank]:
-    """Join the group that torch's launcher describes, if there is one."""
+def process_group() -> Iterator[Rank]:
+    """Join the group that torch's launcher describes, if there is one; once, for all trainings of
+    this process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Rank(number=0, world=1)
+        return
+    if distributed.is_initialized():
+        yield Rank(number=distributed.get_rank(), world=world)
         return
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:

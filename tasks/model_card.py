@@ -37,6 +37,7 @@ class Carded(NamedTuple):
     cache=code_cache(
         "tasks.model_card",
         "tasks.card_text",
+        "feature_repo.fallback",
         "tasks.figures",
         "tasks.page",
         "tasks.pictures",

@@ -60,11 +60,13 @@ def write(home: Home, use_case: str, outcomes: Outcomes) -> Path:
 
 
 def document(outcomes: Outcomes) -> dict[str, Any]:
-    """The summary as JSON values; losses by role and version."""
+    """The summary as JSON values; losses by role and version, those of fallbacks apart."""
     import pyarrow.compute as pc
 
     table = outcomes.table.filter(pc.is_valid(outcomes.table["label"]))
-    by = table.group_by(["role", "version"]).aggregate([("id", "count"), ("loss", "mean")])
+    keys = ["role", "version", "by_fallback"]
+    table = table.append_column(keys[-1], pc.not_equal(table["fallback"], ""))
+    by = table.group_by(keys).aggregate([("id", "count"), ("loss", "mean")])
     models = by.rename_columns({"id_count": "answers", "loss_mean": "loss"})
     return {
         "format": "airworthy.outcomes/v1",
@@ -74,14 +76,15 @@ def document(outcomes: Outcomes) -> dict[str, Any]:
         "unnamed": outcomes.unnamed,
         "doubled": outcomes.doubled,
         "pairs": {role: pairs(outcomes.table, role).num_rows for role in ("shadow", "canary")},
-        "models": models.sort_by([("role", "ascending"), ("version", "ascending")]).to_pylist(),
+        "models": models.sort_by([(key, "ascending") for key in keys]).to_pylist(),
     }
 
 
 def describe(outcomes: Outcomes) -> str:
     """The summary in one line."""
     models = [
-        f"{m['role']} {m['version']}: {m['answers']:,} with a mean loss of {m['loss']:.4f}"
+        f"{m['role']} {m['version']}{', by its fallback' if m['by_fallback'] else ''}: "
+        f"{m['answers']:,} with a mean loss of {m['loss']:.4f}"
         for m in document(outcomes)["models"]
     ]
     return (

@@ -64,7 +64,9 @@ def score_requests(use_case: str, source: str, at: datetime) -> Scored:
         answers = score(home, declared, read_requests(Path(source), declared), at)
         path = keep(home, declared, answers, at)
         rows = sum(len(chunk.ids) for chunk in answers)
-        s.say(f"{rows:,} predictions as of tick {answers[0].tick}, in {path}")
+        alone = sum(sum(map(bool, a.fallback)) for a in answers if a.fallback)
+        by = f", {alone:,} of them by the fallback" if alone else ""
+        s.say(f"{rows:,} predictions as of tick {answers[0].tick}{by}, in {path}")
     return Scored(str(path), rows, s.record)
 
 
@@ -228,6 +230,7 @@ def _write(path: Path, use_case: UseCase, answers: list[Answered]) -> None:
             **chunk.fields[i],
             "prediction_time": chunk.prediction_times[i],
             "tick": chunk.tick,
+            "fallback": chunk.fallback if isinstance(chunk.fallback, str) else chunk.fallback[i],
             value: float(chunk.scores[i]),
             "model_version": chunk.version,
             "certificate": chunk.certificate,

@@ -49,6 +49,9 @@ def render(summary: dict[str, Any]) -> str:
         f"{'metric':<20}{'model':>10}  {'95 % interval':<18}{'reference':>10}{'constant':>10}",
     ]
     lines += [_metric_line(summary, name) for name in summary["test"] if name != "ci"]
+    if alone := summary.get("fallback"):
+        lines += ["", f"{'fallback':<20}{'alone':>10}  {'95 % interval':<18}{'- constant':>10}"]
+        lines += [_fallback_line(alone, name) for name in alone["test"]["ci"]]
     lines += ["", "gate"]
     for verdict in summary["gate"]["verdicts"]:
         mark = "pass" if verdict["passed"] else "FAIL"
@@ -82,6 +85,12 @@ def _metric_line(summary: dict[str, Any], name: str) -> str:
     )
     value = f"{test[name]:>10.4f}" if test[name] is not None else f"{'-':>10}"
     return f"{name:<20}{value}  {interval:<18}{others}"
+
+
+def _fallback_line(alone: dict[str, Any], name: str) -> str:
+    (low, high), beside = alone["test"]["ci"][name], alone["versus_constant"].get(name)
+    gain = f"{beside['difference']:>+10.4f}" if beside else f"{'-':>10}"
+    return f"{name:<20}{alone['test'][name]:>10.4f}  {f'{low:.4f} to {high:.4f}':<18}{gain}"
 
 
 def _last(message: str) -> str:

@@ -23,10 +23,12 @@ from tasks.steps import step
 from tasks.types import Folder, State, Step, TrainingConfig
 
 CACHE = code_cache(
+    "tasks.fallback",
     "tasks.fit",
     "tasks.train",
     "serving.network",
     "serving.preprocess",
+    "feature_repo.fallback",
     "feature_repo.inputs",
     "feature_repo.local_time",
     libraries=("torch", "safetensors", "numpy"),
@@ -58,19 +60,20 @@ class Trained(NamedTuple):
 
 
 def _train(state: State, use_case: str, training_set: Table, config: TrainingConfig) -> Trained:
-    """Fit on this rank; rank 0 stores the result and logs one MLflow run."""
-    from tasks.fit import fit, save
+    """Fit on this rank, the fallback too where one is declared; rank 0 stores the result and logs
+    one MLflow run."""
+    from tasks.fallback import fit_all, save_all
     from tasks.tracking import log_training
 
     declared = get_use_case(use_case)
     if os.environ.get("RANK", "0") != "0":
-        fit(declared, training_set, config, lambda message: None)
+        fit_all(declared, training_set, config, lambda message: None)
         return Trained(Folder("trained", "", ""), Step("train", 0.0, "", ""))
     with step("train") as s:
-        fitted = fit(declared, training_set, config, s.say)
+        fitted, fallback = fit_all(declared, training_set, config, s.say)
 
         def write(folder: Path) -> None:
-            save(fitted, config, folder)
+            save_all(fitted, fallback, config, folder)
 
         trained = store_folder(state.home(), "trained", write)
         log_training(state.home(), use_case, trained, training_set, config, fitted.curve)

@@ -22,12 +22,13 @@ import numpy as np
 import orjson
 
 from feature_repo.errors import AirworthyError
+from feature_repo.fallback import fallback_reasons, request_only
 from feature_repo.home import Home, digest_of, folder_digests, new_folder
 from feature_repo.inputs import Inputs, input_columns
 from feature_repo.packed import STATE, StoreState, entity_key, microseconds, row_format
 from feature_repo.registry import get_use_case
 from serving import revocations
-from serving.artifact import MODEL, MODEL_JSON, PREPROCESS, read_model
+from serving.artifact import FALLBACK, MODEL, MODEL_JSON, PREPROCESS, read_model
 from serving.certificate import issue
 from serving.dsse import signing_key
 from serving.predictor import Predictor
@@ -58,6 +59,8 @@ def make(folder: Path) -> None:
         made.mkdir(parents=True)
         for name in (MODEL, PREPROCESS, MODEL_JSON):
             shutil.copy(champion / name, made / name)
+        if fallback_reasons(use_case):
+            shutil.copytree(champion / FALLBACK, made / FALLBACK)
     model = _certify(home, use_case, made)
     rng = np.random.default_rng(0)
     preprocessor = Preprocessor.from_json((model / PREPROCESS).read_text())
@@ -105,6 +108,8 @@ def _champion(use_case: UseCase) -> Path | None:
     home = Home(root=Path(os.environ.get("AIRWORTHY_HOME", ".airworthy")).resolve())
     try:
         folder, _ = read_current(home, use_case.name)
+        if fallback_reasons(use_case) and not (folder / FALLBACK).is_dir():
+            return None
         return folder if read_model(folder).declaration == use_case.declaration else None
     except AirworthyError:
         return None
@@ -132,6 +137,8 @@ def _untrained(folder: Path, use_case: UseCase) -> None:
     export_onnx(Calibrated(network, 1.0, 0.0, True).eval(), preprocessor.shape, folder / MODEL)
     (folder / PREPROCESS).write_text(preprocessor.to_json())
     (folder / MODEL_JSON).write_text(json.dumps(_description(use_case, names)))
+    if fallback_reasons(use_case):
+        _untrained(folder / FALLBACK, request_only(use_case))
 
 
 def _description(use_case: UseCase, names: Inputs) -> dict[str, Any]:

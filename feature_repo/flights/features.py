@@ -167,6 +167,8 @@ def _rule(name: str, metric: str, operator: Literal[">=", "<="], limit: float) -
     return GateRule(name=name, metric=metric, operator=operator, limit=limit)
 
 
+BESIDE = "fallback.versus_constant."
+
 FLIGHTS = UseCase(
     name="flights",
     description="Probability that a flight from New York arrives more than 15 minutes late.",
@@ -196,6 +198,10 @@ FLIGHTS = UseCase(
     features=FEATURES,
     identity=("carrier", "flight", "origin", "scheduled_departure"),
     rules=RULES,
+    # An aircraft without history is no fault: the model has learned from such flights.
+    stale_policy="fallback",
+    outage_policy="fallback",
+    missing_policy="serve",
     slices=("origin", "carrier", "month"),
     gate=(
         _rule("ranks well", "test.auc", ">=", 0.765),
@@ -207,6 +213,8 @@ FLIGHTS = UseCase(
             name="is no worse than the champion", metric="versus_champion.log_loss.high",
             operator="<=", limit=0.005, optional=True,
         ),
+        _rule("the fallback ranks better than a constant", BESIDE + "auc.low", ">=", 0.0),
+        _rule("the fallback is surer than a constant", BESIDE + "log_loss.difference", "<=", 0.0),
     ),
     schemas=schemas,
 )  # fmt: skip

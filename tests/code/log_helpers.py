@@ -53,7 +53,8 @@ def as_answered(predictions: Sequence[Prediction], use_case: UseCase) -> Answere
         layout=first.layout, values=_matrix([p.features for p in predictions], names),
         ages=_matrix([p.ages_minutes for p in predictions], views) if first.ages_minutes else None,
         version=first.version, certificate=first.certificate, subject=first.subject,
-        source=first.source, stale=[p.stale for p in predictions], request_id=first.request_id,
+        source=first.source, stale=[p.stale for p in predictions],
+        fallback=[p.fallback for p in predictions], request_id=first.request_id,
         role=first.role,
     )  # fmt: skip
 

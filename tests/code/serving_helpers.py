@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from feature_repo.contract import UseCase
+from feature_repo.fallback import fallback_reasons, request_only
 from feature_repo.home import Home, digest_of, folder_digests
 from feature_repo.inputs import input_columns
 from feature_repo.online_rows import OnlineRows, rows_of
 from feature_repo.packed import StoreState, entity_key, microseconds, row_format
 from feature_repo.registry import get_use_case
 from serving import revocations
-from serving.artifact import content_of
+from serving.artifact import FALLBACK, content_of
 from serving.certificate import Certificate, issue
 from serving.dsse import SigningKey, signing_key
 from serving.predictions import Prediction, find
@@ -63,7 +64,19 @@ class Response:
 
 
 def write_model(folder: Path, use_case: UseCase, threshold: float = 0.5) -> None:
-    """Model files of a use case: a graph that weighs its inputs, and what the rest would be."""
+    """Model files of a use case: a graph that weighs its inputs, and what the rest would be; with a
+    fallback where one is declared."""
+    _write_graph(folder, use_case, threshold)
+    if fallback_reasons(use_case):
+        _write_graph(folder / FALLBACK, request_only(use_case), threshold)
+    for name in ("evaluation.json", "gate.json", "lineage.json"):
+        (folder / name).write_text("{}")
+    (folder / "card.md").write_text("# Card")
+    (folder / "card.html").write_text("<h1>Card</h1>")
+    (folder / "calibration.png").write_bytes(b"\x89PNG")
+
+
+def _write_graph(folder: Path, use_case: UseCase, threshold: float) -> None:
     names = input_columns(use_case)
     inputs: dict[str, Any] = {n: np.array([0.0, 10.0, np.nan]) for n in names.numeric}
     inputs |= {n: np.array(["EWR", "UA", "SFO"], dtype=object) for n in names.categorical}
@@ -78,11 +91,6 @@ def write_model(folder: Path, use_case: UseCase, threshold: float = 0.5) -> None
         "views": [v.name for v in use_case.views], "lag_seconds": 300, "tick_seconds": 900,
     }  # fmt: skip
     (folder / "model.json").write_text(json.dumps(model))
-    for name in ("evaluation.json", "gate.json", "lineage.json"):
-        (folder / name).write_text("{}")
-    (folder / "card.md").write_text("# Card")
-    (folder / "card.html").write_text("<h1>Card</h1>")
-    (folder / "calibration.png").write_bytes(b"\x89PNG")
 
 
 def predicate(use_case: UseCase, **changes: Any) -> dict[str, Any]:

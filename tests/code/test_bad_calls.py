@@ -100,9 +100,6 @@ BAD: dict[str, tuple[Message, str, str]] = {
     "too early": (
         text("prediction_time", b"2013-11-05T14:00:00Z"), "FAILED_PRECONDITION", "prediction_time"
     ),
-    "too late": (
-        text("prediction_time", b"2013-11-05T14:50:00Z"), "UNAVAILABLE", "prediction_time"
-    ),
     "unknown datatype": (
         entity(dest=tensor("dest", "STRING", [1], bytes_contents=[b"SFO"])),
         "INVALID_ARGUMENT", "dest",

@@ -19,7 +19,8 @@ from serving.statements import read_statement, write_statement
 
 FILES = (
     "model.onnx", "preprocess.json", "model.json", "evaluation.json", "gate.json", "lineage.json",
-    "card.md", "card.html", "calibration.png", "certificate.json",
+    "card.md", "card.html", "calibration.png", "certificate.json", "fallback/model.onnx",
+    "fallback/preprocess.json", "fallback/model.json",
 )  # fmt: skip
 
 

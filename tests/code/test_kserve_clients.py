@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -94,6 +95,13 @@ def test_a_question_by_entity_is_answered_and_recorded(
     (prediction_id,) = output(answer, "prediction_id")
     assert find_recorded(grpc[0].home, prediction_id).fields["carrier"] == FLIGHT["carrier"]
     assert 'protocol="grpc"' in ask(grpc[0].port, "/metrics").text or over == "rest"
+
+
+@pytest.mark.parametrize("over", ["rest", "grpc"])
+def test_an_answer_of_the_fallback_says_so(grpc: tuple[Running, int], over: str) -> None:
+    answer = infer(grpc, over, lambda: by_entity(prediction_time="2013-11-05T14:50:00Z"))
+    told = answer.parameters["fallback"]
+    assert json.loads(getattr(told, "string_param", told)) == [["stale"]]
 
 
 @pytest.mark.parametrize("over", ["rest", "grpc"])

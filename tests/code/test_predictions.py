@@ -38,7 +38,10 @@ def seal(request: pytest.FixtureRequest) -> Seal:
 
 def test_what_was_recorded_is_found_whole_in_any_use_case(tmp_path: Path, seal: Seal) -> None:
     home = Home(root=tmp_path)
-    first, second = prediction(FLIGHTS), prediction(source="batch", stale=True, role="shadow")
+    first, second = (
+        prediction(FLIGHTS),
+        prediction(source="batch", stale=True, fallback="stale,missing", role="shadow"),
+    )
     record(home, FLIGHTS, first, prediction(FLIGHTS))
     record(home, WEATHER, second)
     seal(home)

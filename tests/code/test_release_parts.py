@@ -50,7 +50,7 @@ def test_the_shares_are_those_of_the_step() -> None:
 
 def test_an_attempt_counts_for_the_arm_that_was_meant(tmp_path: Path) -> None:
     log, own = tmp_path / "access.log", "127.0.0.1:9002"
-    lines = [
+    lines: list[tuple[str, ...]] = [
         ("champion", "", "127.0.0.1:9001", "200", "0.010"),
         ("champion", "", "127.0.0.1:9001", "422", "0.010"),
         ("canary", own, "127.0.0.1:9002", "200", "0.400"),
@@ -60,13 +60,15 @@ def test_an_attempt_counts_for_the_arm_that_was_meant(tmp_path: Path) -> None:
         ("shadow", "", "", "", ""),  # a canary's request, which is not mirrored
         ("shadow", "", "127.0.0.1:9003", "504", "2.000"),
     ]
-    names = ("arm", "own", "address", "statuses", "seconds")
+    names = ("arm", "own", "address", "statuses", "seconds", "fallback")
+    lines = [(*line, "") for line in lines]
+    lines.append(("shadow", "", "127.0.0.1:9003", "200", "0.010", "1"))  # its fallback stood in
     text = "".join(json.dumps(dict(zip(names, line, strict=True))) + "\n" for line in lines)
     log.write_text("a line before the release\n" + text + '{"arm": "cham')
     seen = read_log(log, 26, 0.25)
     assert seen.champion == Traffic(requests=2, failed=1, slow=0)
     assert seen.canary == Traffic(requests=4, failed=2, slow=1)
-    assert seen.shadow == Traffic(requests=1, failed=1, slow=1)
+    assert seen.shadow == Traffic(requests=2, failed=2, slow=1)
 
 
 def test_an_approval_counts_for_these_files_since_the_release_began(made: Made) -> None:

@@ -44,15 +44,19 @@ def test_a_server_answers_from_redis_and_says_when_it_cannot(
             raise
     assert not (home.root / "online").exists()
     try:
-        gone = predict(port, FLIGHT)
-        assert gone.status == 503
-        assert "start Redis" in gone.body["error"]["message"]
-        assert ask(port, "/v2/health/ready").status == 503
+        for _ in range(2):
+            (gone,) = predict(port, FLIGHT).body["predictions"]
+            assert gone["fallback"] == ["outage"]
+        assert ask(port, "/v2/health/ready").status == 200
         with redis_server(tmp_path):
-            assert "absent or empty" in predict(port, FLIGHT).body["error"]["message"]
+            (empty,) = predict(port, FLIGHT).body["predictions"]
+            assert empty["fallback"] == ["outage"]
             flights_store(home)
-            assert predict(port, FLIGHT).status == 200
-            assert ask(port, "/v2/health/ready").status == 200
+            (back,) = predict(port, FLIGHT).body["predictions"]
+            assert "fallback" not in back
+            assert back["missing"] == []
     finally:
         process.kill()
-        process.communicate()
+        said = process.communicate()[1]
+    assert said.count("answers without the feature store") == 1  # once, not once a request
+    assert "start Redis" in said
