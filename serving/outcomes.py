@@ -25,6 +25,7 @@ READ = ("id", "request_id", "row", "role", "version", "source", "at", "predictio
         "score", "fallback")  # fmt: skip
 _FLOOR = 1e-7  # of a probability, so that one wrong certainty is no infinite loss
 _PAIRED = ("id", "score", "loss")
+_ABOUT = "about"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +87,9 @@ def read_outcomes(
 
 def pairs(table: pa.Table, challenger: str = "shadow") -> pa.Table:
     """What champion and challenger (``shadow`` or ``canary``) answered to the same question: those
-    of one ``request_id`` and ``row``, from ``Outcomes.table``. Those of a fallback are left out:
-    they tell nothing of the two models.
+    of one ``request_id``, ``row`` and ``entity`` (a caller may send one id with all requests of
+    its trace), from ``Outcomes.table``. Those of a fallback are left out: they tell nothing of the
+    two models.
 
     Columns: ``request_id``, ``row``, ``entity``, ``event_time``, ``label``, ``available_at``, and
     ``champion_`` and ``challenger_`` each with ``id``, ``score``, ``loss``. A question that was
@@ -96,12 +98,12 @@ def pairs(table: pa.Table, challenger: str = "shadow") -> pa.Table:
     """
     champion = _first(table, "champion", ("entity", "event_time", "label", "available_at"))
     other = _first(table, challenger)
-    keys = ["request_id", "row"]
+    keys = ["request_id", "row", _ABOUT]
     found = champion.rename_columns(_prefixed(champion, "champion")).join(
         other.rename_columns(_prefixed(other, "challenger")), keys=keys, join_type="inner"
     )
     order = [("available_at", "ascending"), *((key, "ascending") for key in keys)]
-    return found.sort_by(order)
+    return found.sort_by(order).drop_columns([_ABOUT])
 
 
 def _first(table: pa.Table, role: str, more: tuple[str, ...] = ()) -> pa.Table:
@@ -112,8 +114,10 @@ def _first(table: pa.Table, role: str, more: tuple[str, ...] = ()) -> pa.Table:
     chosen = (pc.field("role") == role) & (pc.field("request_id") != "")
     chosen &= pc.field("fallback") == ""
     rows = table.filter(chosen).sort_by("id")
+    about = pc.fill_null(rows["entity"].cast(pa.string()), "")  # a join's keys match no null
+    rows = rows.append_column(_ABOUT, about)
     names = [*_PAIRED, *more]
-    grouped = pa.TableGroupBy(rows, ["request_id", "row"], use_threads=False)
+    grouped = pa.TableGroupBy(rows, ["request_id", "row", _ABOUT], use_threads=False)
     found = grouped.aggregate(
         [(n, "first", pc.ScalarAggregateOptions(skip_nulls=False)) for n in names]
     )

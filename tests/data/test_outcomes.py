@@ -99,8 +99,9 @@ def test_what_was_asked_is_counted(weather_year: Year, tmp_path: Path) -> None:
 
 
 def test_pairs_are_of_one_question(weather_year: Year, tmp_path: Path) -> None:
-    """By the proxy's id and the row; a question that came twice counts once, one without a label
-    comes last, one that only the champion answered not at all."""
+    """By the request's id, the row and what it is about, since callers send one id several times; a
+    question that came twice counts once, one without a label comes last, one that only the
+    champion answered not at all."""
     home, use_case = Home(root=tmp_path), weather_year.use_case
     rows = requests(weather_year, 3)
     rows.append(rows[0] | {"target_hour": END})
@@ -110,9 +111,12 @@ def test_pairs_are_of_one_question(weather_year: Year, tmp_path: Path) -> None:
             record(home, use_case, replace(one, request_id=f"r{place // 2}", row=0))
     record(home, use_case, *answers(use_case, rows[:1], role="champion", request_id="r9"))
     record(home, use_case, *answers(use_case, rows[:1], role="shadow"))
+    record(home, use_case, *answers(use_case, rows[:1], role="champion", request_id="r8"))
+    record(home, use_case, *answers(use_case, rows[1:2], role="shadow", request_id="r8"))
     table = read_outcomes(home, use_case, weather_year.tables, BEGINNING, END).table
     found = pairs(table).to_pylist()
-    assert [(p["request_id"], p["row"]) for p in found] == [("r0", 0), ("r1", 0)]
+    assert sorted((p["request_id"], p["row"]) for p in found) == [("r0", 0)] * 2 + [("r1", 0)] * 2
+    assert len({p["entity"] for p in found}) == len(found)
     assert pairs(table, "canary").num_rows == 0
     assert [p["available_at"] for p in found] == sorted(
         (p["available_at"] for p in found), key=lambda at: (at is None, at)
