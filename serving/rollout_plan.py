@@ -6,7 +6,8 @@ Frozen and plain, so that a state goes into JSON after one look and comes out be
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,10 @@ class Limits:
 
     ``failed``, ``slow``, ``mistakes``: differences of shares; ``slow_seconds``: from where an
     answer is slow; ``shift``: of the mean score, either way, in its unit; ``loss``: squared error.
+    The values of the last two are a probability's: a regression declares its own.
+
+    Raises:
+        DeclarationError: one is negative or not finite.
     """
 
     failed: float = 0.01
@@ -34,6 +39,11 @@ class Limits:
     shift: float = 0.05
     mistakes: float = 0.005
     loss: float = 0.005
+
+    def __post_init__(self) -> None:
+        for name, limit in asdict(self).items():
+            if not 0 <= limit < math.inf:
+                raise DeclarationError(f"limits.{name} {limit:g}: it must be at least 0 and finite")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +58,8 @@ class Plan:
     it from its use case.
 
     Raises:
-        DeclarationError: steps do not rise to 100, or alpha is no probability.
+        DeclarationError: steps do not rise to 100, a minimum is negative, or alpha is no
+            probability.
     """
 
     steps: tuple[int, ...] = (5, 25, 50, 100)
@@ -65,6 +76,24 @@ class Plan:
             raise DeclarationError(f"steps {self.steps}: they must rise from above 0 to 100")
         if not 0 < self.alpha < 1:
             raise DeclarationError(f"alpha {self.alpha}: it must be above 0 and below 1")
+        for name in ("requests", "pairs", "outcomes"):
+            if getattr(self, name) < 0:
+                raise DeclarationError(f"{name} {getattr(self, name)}: it must be at least 0")
+
+    def of(self, task: str, unit: str) -> Plan:
+        """The plan of a release whose scores are a ``task``'s, in ``unit``.
+
+        Raises:
+            DeclarationError: a regression's, whose ``shift`` and ``loss`` nobody declared.
+        """
+        bounded, limits = task == "binary", self.limits
+        if not bounded and (limits.shift, limits.loss) == (Limits().shift, Limits().loss):
+            raise DeclarationError(
+                f"limits.shift and limits.loss are a probability's, and these scores are in {unit}:"
+                " say how far their mean may move and how much their squared error may grow, such "
+                'as --plan \'{"limits": {"shift": 1, "loss": 2}}\''
+            )
+        return replace(self, bounded=bounded)
 
     def percent(self, step: int) -> int:
         """Share of the traffic at a step; step 0 is the shadow."""

@@ -36,12 +36,12 @@ def begin(
     Raises:
         PromotionError: the version may not be released, another release is under way, or this one
             was rolled back and ``again`` does not ask for it.
+        DeclarationError: a regression's plan says no limits in its unit.
         CertificateError: its certificate does not hold; no process was started.
         StateError: there is no champion, or a server does not become ready: rolled back.
     """
     with home.lock(f"rollout-{use_case}"):
         issued = _cleared(home, use_case, version)
-        plan = replace(plan, bounded=get_use_case(use_case).task == "binary")
         with home.lock("mlflow"):  # no promotion between its check and this
             rollout = _begun(home, use_case, issued, version, plan, again, where)
         challenger = Challenger(
@@ -134,6 +134,8 @@ def _begun(
     champion, before = read_current(home, use_case)
     if champion.name == issued.subject:
         raise PromotionError(f"{name} is the champion already; release another version")
+    declared = get_use_case(use_case)
+    plan = plan.of(declared.task, declared.unit)
     rollout = Rollout(
         use_case=use_case, version=version, certificate=issued.id,
         model_dir=str(issued.path.parent), champion_dir=str(champion), champion_version=before,

@@ -137,6 +137,21 @@ def test_state_and_plan_go_through_json() -> None:
         from_json(b'{"format": "another"}')
 
 
+def test_a_regression_s_plan_says_its_limits_in_its_unit() -> None:
+    with pytest.raises(DeclarationError, match="these scores are in degrees: say how far"):
+        PLAN.of("regression", "degrees")
+    declared = Plan(limits=Limits(shift=1.0, loss=2.0))
+    assert declared.of("regression", "degrees").bounded is False
+    assert PLAN.of("binary", "probability") == PLAN
+
+
+def test_limits_and_minima_below_zero_are_refused() -> None:
+    with pytest.raises(DeclarationError, match="failed -1: it must be at least 0"):
+        Limits(failed=-1)
+    with pytest.raises(DeclarationError, match="pairs -5: it must be at least 0"):
+        Plan(pairs=-5)
+
+
 @pytest.mark.parametrize("steps", [(), (5, 25), (25, 5, 100), (0, 100), (5, 5, 100)])
 def test_steps_that_do_not_rise_to_100_are_refused(steps: tuple[int, ...]) -> None:
     with pytest.raises(DeclarationError, match="rise from above 0 to 100"):
