@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from feature_repo.errors import CertificateError, StateError
+from feature_repo.errors import AirworthyError, CertificateError, StateError
 from feature_repo.fallback import fallback_reasons, request_only
 from feature_repo.inputs import input_columns
 from feature_repo.online_rows import rows_of
@@ -66,16 +66,21 @@ class Loader:
         predictor = Predictor(use_case, folder, certificate.files)
         _warm(use_case, predictor, now)
         fallback = _fallback(use_case, folder, certificate.files, now)
-        store = OnlineStore(self._rows(use_case), use_case)
         version = str(certificate.predicate.get("version") or certificate.subject[:12])
+        rows = self._rows(use_case)
+        try:
+            store = OnlineStore(rows, use_case)
+            recorder = self.recorders(use_case) if self.recorders else None
+            _say(cleared, version, store)
+        except AirworthyError:
+            rows.close()  # else a copy would be renewed for ever
+            raise
+        if recorder is not None:
+            self.metrics.recorded[use_case.name] = lambda: asdict(recorder.counts)
         metrics = self.metrics.model(
             use_case.name, version, [v.name for v in use_case.views], _score_buckets(use_case)
         )
         metrics.certified(certificate, cleared.expired)
-        recorder = self.recorders(use_case) if self.recorders else None
-        if recorder is not None:
-            metrics.recorded = lambda: asdict(recorder.counts)
-        _say(cleared, version, store)
         return Service(
             use_case=use_case, predictor=predictor, store=store, recorder=recorder,
             metrics=metrics, certificate=certificate, version=version, threshold=model.threshold,

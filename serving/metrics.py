@@ -59,7 +59,6 @@ class ModelMetrics:
         self.fallbacks = 0
         self.tick = 0.0
         self.copy_age = 0.0
-        self.recorded: Callable[[], dict[str, int]] = dict
         self.certificate: dict[str, str] = {}
         self.expired = False
 
@@ -99,6 +98,10 @@ class ModelMetrics:
         }
         self.expired = expired
 
+    def grounded(self) -> None:
+        """The version is not served any more: its counters stay, it flies under nothing."""
+        self.certificate = {}
+
 
 class Metrics(Collector):
     """The metrics of one server process, by model and version."""
@@ -107,6 +110,8 @@ class Metrics(Collector):
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self.refused: dict[tuple[str, int], int] = {}
         self.enrolled: dict[str, dict[str, int]] = {}
+        # By model: its versions share a log, and a sum over them must not count it twice.
+        self.recorded: dict[str, Callable[[], dict[str, int]]] = {}
         self.open = 0
         if registry is not None:
             registry.register(self)
@@ -227,12 +232,13 @@ class Metrics(Collector):
         )
         recorded = CounterMetricFamily(
             "airworthy_prediction_log", "Answers by what became of their record",
-            labels=(*_MODEL, "outcome"),
+            labels=("model", "outcome"),
         )  # fmt: skip
         for labels, model in self._models.items():
             if model.certificate:
                 info.add_metric((*labels, *(model.certificate[name] for name in names)), 1)
                 expired.add_metric(labels, float(model.expired))
-            for outcome, count in model.recorded().items():
-                recorded.add_metric((*labels, outcome), count)
+        for name, counts in self.recorded.items():
+            for outcome, count in counts().items():
+                recorded.add_metric((name, outcome), count)
         yield from (info, expired, recorded)

@@ -232,7 +232,8 @@ def read_segment(path: Path) -> tuple[Header, bytes, Scan]:
     except (IndexError, KeyError, TypeError, ValueError) as exc:
         raise StateError(
             f"the prediction log {path} does not begin as one ({exc!r}): it was changed, or "
-            "written by another program; restore it"
+            "written by another version of this program: restore it, or put it aside and read it "
+            "with that version"
         ) from exc
     return header, data, Scan(frames=found.frames[1:], damaged=found.damaged)
 

@@ -146,11 +146,15 @@ class Server:
             # Verified and warmed in a thread: requests are answered meanwhile.
             service = await asyncio.to_thread(self._load, name, version)
             gone = self.models.put(service, default=not version)
+            up = service.metrics
         else:
-            gone = self.models.remove(name, version)
+            gone, up = self.models.remove(name, version), None
         loop = asyncio.get_running_loop()
         for service in gone:
-            loop.call_later(_CLOSE_SECONDS, service.close)
+            if service.metrics is not up:
+                service.metrics.grounded()
+            # In a thread too: a copy of the store ends only once it is not being renewed.
+            loop.call_later(_CLOSE_SECONDS, loop.run_in_executor, None, service.close)
 
     def _recorder(self, use_case: UseCase) -> Recorder:
         """One for all versions of a use case."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import subprocess
 import threading
@@ -134,6 +135,19 @@ def change(port: int, action: str, name: str = "flights", version: str = "") -> 
     return ask(port, path, body, authorization=f"Bearer {TOKEN}")
 
 
+def counted(port: int, name: str) -> list[str]:
+    """The lines of a metric."""
+    text = ask(port, "/metrics").text
+    return [line for line in text.splitlines() if line.startswith(name + "{")]
+
+
+def flying(port: int) -> set[tuple[str, str]]:
+    """Models and versions that the server tells a certificate of."""
+    lines = counted(port, "airworthy_certificate_info")
+    told = [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in lines]
+    return {(one["model"], one["version"]) for one in told}
+
+
 def test_swaps_and_a_stop_under_load_lose_no_request(home: Home) -> None:
     """Every answer is recorded, those of the drained server too."""
     point_to(home, folder_of(home, "1.0.0"))
@@ -179,8 +193,14 @@ def test_several_models_and_versions_answer_side_by_side(home: Home) -> None:
         assert held == {("flights", "1.0.0"), ("flights", "1.1.0"), ("weather", "1.0.0")}
         refused = change(port, "unload", version="1.0.0")
         assert (refused.status, refused.body["error"]["field"]) == (409, "version")
+        assert flying(port) == {("flights", "1.0.0"), ("flights", "1.1.0"), ("weather", "1.0.0")}
+        logged = " ".join(counted(port, "airworthy_prediction_log_total"))
+        assert logged.count('{model="flights",outcome="recorded"}') == 1  # two versions, one log
         assert change(port, "unload", version="1.1.0").status == 200
         assert ask(port, "/v2/models/flights/versions/1.1.0/infer", body).status == 404
+        assert flying(port) == {("flights", "1.0.0"), ("weather", "1.0.0")}
+        assert change(port, "load").status == 200  # the same version anew
+        assert ("flights", "1.0.0") in flying(port)
         assert change(port, "unload", "weather").status == 200
         assert ask(port, "/v2/models/weather/ready").status == 404
         assert ask(port, "/v2/health/ready").status == 200
