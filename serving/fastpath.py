@@ -14,9 +14,10 @@ import orjson
 
 from feature_repo.errors import RequestError
 from serving.bodies import too_large
-from serving.gateway import Gateway, Response
+from serving.gateway import Gateway
 from serving.openapi import document
 from serving.requests import MAX_BODY
+from serving.responses import Response
 from serving.routes import KSERVE, MODEL, MODEL_V1, OPENAPI, READY
 
 Scope = MutableMapping[str, Any]

@@ -8,37 +8,24 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import orjson
 
-from feature_repo.errors import AirworthyError, RequestError, StateError
-from serving.bodies import BINARY, HEADER_LENGTH, Headers, inflated, json_length, version_of
+from feature_repo.errors import RequestError, StateError
+from serving.bodies import Headers, inflated, json_length, version_of
 from serving.callers import Callers
 from serving.requests import parse_v1, parse_v2
+from serving.responses import JSON, MAX_SAID, Response, answer, error_body, explained
 from serving.routes import INDEX, INFER, PREDICT, REPOSITORY, allowed
 from serving.telemetry import log
 
 if TYPE_CHECKING:
-    from serving.answers import Answers
     from serving.enrolment import Enrolment
     from serving.metrics import Metrics
     from serving.models import Models
     from serving.service import Service
     from serving.traces import Trace, Traces
-
-_MAX_SAID = 1000
-_JSON = (b"content-type", b"application/json")
-_FALLBACK = (b"x-airworthy-fallback", b"1")  # for a proxy, which reads no bodies
-_BINARY = (b"content-type", BINARY.encode())
-
-
-class Response(NamedTuple):
-    """Status, body, and headers but for the length."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +104,7 @@ class Gateway:
         self, protocol: str, exc: Exception, service: Service | None, began: float
     ) -> Response:
         """What is answered to a request that failed; it is counted and logged."""
-        status, field, message, retry = _explained(exc)
+        status, field, message, retry = explained(exc)
         if service is None:
             self.metrics.refuse(protocol, status)
         else:
@@ -125,9 +112,9 @@ class Gateway:
         if status != 500:  # that one was logged with its traceback
             log(
                 "refused", logging.ERROR if status >= 500 else logging.WARNING, code=status,
-                protocol=protocol, field=field[:_MAX_SAID], reason=message[:_MAX_SAID],
+                protocol=protocol, field=field[:MAX_SAID], reason=message[:MAX_SAID],
             )  # fmt: skip
-        headers = (_JSON, (b"retry-after", b"1")) if retry else (_JSON,)
+        headers = (JSON, (b"retry-after", b"1")) if retry else (JSON,)
         return Response(status, error_body(field, message), headers)
 
     def nowhere(self, path: str, began: float) -> Response:
@@ -198,7 +185,7 @@ class Gateway:
                     self.models, service, headers, question, version
                 )
             answers = service.ask(question, request_id)
-            response = _said(protocol, service, answers, said, binary)
+            response = answer(protocol, service, answers, said, binary)
             waiting = service.record(answers)
             if units and self.enrolment is not None:
                 waiting = self.enrolment.exposed(units, waiting)
@@ -275,40 +262,3 @@ def index(models: Models) -> list[dict[str, str]]:
         for version in models.versions(name)
         for ready in [models.get(name, version).ready()]
     ]
-
-
-def error_body(field: str, message: str) -> bytes:
-    """Both may quote the caller, who may have sent half a surrogate pair or a megabyte."""
-    said = {"field": field[:_MAX_SAID], "message": message[:_MAX_SAID]}
-    clean = {k: v.encode("utf-8", "replace").decode() for k, v in said.items()}
-    return orjson.dumps({"error": clean})
-
-
-def _explained(exc: Exception) -> tuple[int, str, str, bool]:
-    """Status, field, message, and whether to try again soon."""
-    if isinstance(exc, RequestError):
-        return exc.status, exc.field, exc.message, exc.status in (429, 503)
-    if isinstance(exc, StateError):
-        return 503, "", str(exc), True
-    if isinstance(exc, AirworthyError):
-        return 409, "", str(exc), False
-    # A fault of ours: logged in full, answered without internals.
-    logging.getLogger("airworthy").error("request failed", exc_info=exc)
-    return 500, "", "internal error; it is in the server's log", False
-
-
-def _said(
-    protocol: str, service: Service, answers: Answers, request_id: str, binary: set[str] | bool
-) -> Response:
-    start = perf_counter()
-    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
-    if protocol == "v1":
-        body = answers.v1()
-    else:
-        body, header = answers.v2(request_id, binary)
-        if header is not None:
-            headers = (_BINARY, (HEADER_LENGTH, b"%d" % header))
-    if answers.fallback is not None:
-        headers = (*headers, _FALLBACK)
-    service.metrics.phases["answer"].add(perf_counter() - start)
-    return Response(200, body, headers)

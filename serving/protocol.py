@@ -15,8 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from feature_repo.errors import RequestError
 from serving.bodies import too_large
-from serving.gateway import Response
 from serving.requests import MAX_BODY
+from serving.responses import Response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 if TYPE_CHECKING:
-    from serving.gateway import Response
     from serving.metrics import ModelMetrics
+    from serving.responses import Response
 
 _PARENT = (b"traceparent", b"tracestate")
 _COMPUTED = ("parse", "features", "predict", "answer")

@@ -32,13 +32,14 @@ from feature_repo.registry import get_use_case
 from serving.artifact import MODEL, PREPROCESS
 from serving.bodies import BINARY, HEADER_LENGTH
 from serving.dsse import trust
-from serving.gateway import Gateway, Limits, Response, Tokens
+from serving.gateway import Gateway, Limits, Tokens
 from serving.loading import Loader
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.predictor import Predictor
 from serving.preprocess import Preprocessor
 from serving.recorder import Recorder
+from serving.responses import Response
 from serving.segments import PredictionLog
 
 CALLS = {1: 600, 64: 60}  # of each contender, in each round
