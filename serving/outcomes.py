@@ -25,6 +25,7 @@ READ = ("id", "request_id", "row", "role", "version", "source", "at", "predictio
         "score", "fallback")  # fmt: skip
 _FLOOR = 1e-7  # of a probability, so that one wrong certainty is no infinite loss
 _PAIRED = ("id", "score", "loss")
+_CHAMPIONS = ("entity", "event_time", "prediction_time", "label", "available_at")
 _ABOUT = "about"
 
 
@@ -91,12 +92,13 @@ def pairs(table: pa.Table, challenger: str = "shadow") -> pa.Table:
     its trace), from ``Outcomes.table``. Those of a fallback are left out: they tell nothing of the
     two models.
 
-    Columns: ``request_id``, ``row``, ``entity``, ``event_time``, ``label``, ``available_at``, and
-    ``champion_`` and ``challenger_`` each with ``id``, ``score``, ``loss``. A question that was
+    Columns: ``request_id``, ``row``, ``entity``, ``event_time``, ``prediction_time`` (the
+    champion's), ``label``, ``available_at``, and ``champion_`` and ``challenger_`` each with
+    ``id``, ``score``, ``loss``. A question that was
     sent twice counts once, with its first answers. In order of ``available_at``, those without a
     label last: a look at an earlier time saw a beginning of it.
     """
-    champion = _first(table, "champion", ("entity", "event_time", "label", "available_at"))
+    champion = _first(table, "champion", _CHAMPIONS)
     other = _first(table, challenger)
     keys = ["request_id", "row", _ABOUT]
     found = champion.rename_columns(_prefixed(champion, "champion")).join(

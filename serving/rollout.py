@@ -8,8 +8,8 @@ error is split by a union bound.
 - ``failed``, ``slow``: shares of answers by arm, of the present step alone, so that a long good
   history does not hide a fresh harm; their part of alpha is split over the steps too.
 - ``shift``: the challenger's scores less the champion's on the same requests, either way.
-- ``mistakes``, ``loss``: wrong decisions and loss in pairs on the same requests, once their labels
-  have come. A two-point difference shows within thousands of pairs; in a 5 % split it would take
+- ``mistakes``, ``loss``: wrong decisions and loss in pairs on the same requests, once their window
+  is over. A two-point difference shows within thousands of pairs; in a 5 % split it would take
   more than 60,000 answers, so a split judges failures and slowness only.
 """
 

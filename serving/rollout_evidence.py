@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from feature_repo.offline import head
 from serving.artifact import read_model
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 def collect(
     home: Home, use_case: UseCase, observed: Observed, began: datetime, until: datetime,
-    champion: Path, challenger: Path,
+    champion: Path, challenger: Path, window: timedelta,
 ) -> Evidence:  # fmt: skip
-    """Evidence since ``began`` with the labels that were available at ``until`` (both aware);
-    ``champion`` and ``challenger`` are the model directories, whose thresholds decide.
+    """Evidence since ``began`` as of ``until`` (both aware), with the outcomes whose ``window`` is
+    over; ``champion`` and ``challenger`` are the model directories, whose thresholds decide.
 
     Raises:
         StateError: the prediction log, or a model directory, cannot be read.
@@ -36,7 +37,7 @@ def collect(
     table = _pairs(home, use_case, began, until)
     ours, theirs = _column(table, "champion_score"), _column(table, "challenger_score")
     label = _column(table, "label")
-    known = ~np.isnan(label)
+    known = ~np.isnan(label) & settled(table, window, until)
     loss = (theirs - label) ** 2 - (ours - label) ** 2
     mistakes = np.zeros(0)
     if use_case.task == "binary":
@@ -51,6 +52,21 @@ def collect(
     )  # fmt: skip
 
 
+def settled(table: pa.Table, window: timedelta, until: datetime) -> npt.NDArray[np.bool_]:
+    """Pairs whose window is over, and whose label came within it: bool [pairs]."""
+    import pyarrow as pa
+
+    instant = pa.timestamp("us", tz="UTC")
+    asked, available = (
+        table[name].cast(instant).to_numpy(zero_copy_only=False)
+        for name in ("prediction_time", "available_at")
+    )
+    end = asked + np.timedelta64(window)
+    now = np.datetime64(until.astimezone(timezone.utc).replace(tzinfo=None))
+    counts: npt.NDArray[np.bool_] = (available <= end) & (end <= now)
+    return counts
+
+
 def _pairs(home: Home, use_case: UseCase, began: datetime, until: datetime) -> pa.Table:
     """Champion and shadow on the same requests; without any version of the data, no labels."""
     import pyarrow as pa
@@ -60,17 +76,21 @@ def _pairs(home: Home, use_case: UseCase, began: datetime, until: datetime) -> p
         tables = version.built.tables
         return pairs(read_outcomes(home, use_case, tables, began, until).table)
     names = [name for name in READ if name != "fields"]
+    instant = pa.timestamp("us", tz="UTC")
     schema = pa.schema(
         [("id", pa.string()), ("request_id", pa.string()), ("row", pa.int32()),
-         ("role", pa.string()), ("score", pa.float64()), ("fallback", pa.string())]
+         ("role", pa.string()), ("score", pa.float64()), ("fallback", pa.string()),
+         ("prediction_time", instant)]
     )  # fmt: skip
     parts = [
         part.select(schema.names).cast(schema)
         for part in columns_since(home, use_case.name, began, tuple(names))
     ]
     answers = pa.concat_tables(parts) if parts else schema.empty_table()
-    for name in ("entity", "event_time", "label", "available_at", "loss"):
-        answers = answers.append_column(name, pa.nulls(answers.num_rows, pa.float64()))
+    unknown = dict.fromkeys(("entity", "label", "loss"), pa.float64())
+    unknown |= dict.fromkeys(("event_time", "available_at"), instant)
+    for name, kind in unknown.items():
+        answers = answers.append_column(name, pa.nulls(answers.num_rows, kind))
     return pairs(answers)
 
 

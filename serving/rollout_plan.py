@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -54,8 +55,10 @@ class Plan:
     included, needs ``requests`` answers of the challenger, ``pairs`` new answers of both models to
     the same requests and ``outcomes`` new pairs with their label, or intervals that exclude harm.
     ``pairs`` and ``outcomes`` are not asked for at the last step, where the champion answers
-    nothing. ``bounded``: scores and losses lie in [0, 1], as a binary task's do; a release takes
-    it from its use case.
+    nothing. An outcome counts ``window_hours`` after its prediction time, if its label came within
+    them: a late flight's label comes later than a punctual one's, so the labels of a moment are
+    those of other flights than of all. ``bounded``: scores and losses lie in [0, 1], as a binary
+    task's do; a release takes it from its use case.
 
     Raises:
         DeclarationError: steps do not rise to 100, a minimum is negative, or alpha is no
@@ -66,6 +69,7 @@ class Plan:
     requests: int = 200
     pairs: int = 200
     outcomes: int = 0
+    window_hours: float = 24.0
     alpha: float = 0.05
     limits: Limits = Limits()
     bounded: bool = True
@@ -76,8 +80,8 @@ class Plan:
             raise DeclarationError(f"steps {self.steps}: they must rise from above 0 to 100")
         if not 0 < self.alpha < 1:
             raise DeclarationError(f"alpha {self.alpha}: it must be above 0 and below 1")
-        for name in ("requests", "pairs", "outcomes"):
-            if getattr(self, name) < 0:
+        for name in ("requests", "pairs", "outcomes", "window_hours"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise DeclarationError(f"{name} {getattr(self, name)}: it must be at least 0")
 
     def of(self, task: str, unit: str) -> Plan:
@@ -94,6 +98,11 @@ class Plan:
                 'as --plan \'{"limits": {"shift": 1, "loss": 2}}\''
             )
         return replace(self, bounded=bounded)
+
+    @property
+    def window(self) -> timedelta:
+        """How long after its prediction time an outcome counts."""
+        return timedelta(hours=self.window_hours)
 
     def percent(self, step: int) -> int:
         """Share of the traffic at a step; step 0 is the shadow."""

@@ -72,7 +72,7 @@ def look_once(home: Home, use_case: str, target: Target) -> tuple[Rollout, Decis
         evidence = collect(
             home, get_use_case(use_case), target.observe(rollout.plan.limits.slow_seconds),
             rollout.since, datetime.now(timezone.utc), Path(rollout.champion_dir),
-            Path(rollout.model_dir),
+            Path(rollout.model_dir), rollout.plan.window,
         )  # fmt: skip
         approver, refused = _approver(home, rollout)
         state, decision = look(rollout.plan, rollout.state, evidence, approver)

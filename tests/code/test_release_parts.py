@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from certificate_helpers import Made
 
@@ -16,6 +17,7 @@ from feature_repo.errors import CertificateError, DeclarationError, PromotionErr
 from feature_repo.home import Home
 from serving import approvals, ledger
 from serving.proxy import Routes, read_log, render
+from serving.rollout_evidence import settled
 from serving.rollout_plan import Decision, Plan, State, Traffic
 from tasks.ledger import own_trust
 from tasks.promotion import under_way
@@ -132,3 +134,21 @@ def test_a_version_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PromotionError, match=r"9\.9\.9 has no certificate.*known versions: none"):
         directory_of(Home(root=tmp_path), "flights", "9.9.9")
     assert path_of(Home(root=tmp_path), "flights").name == "flights.json"
+
+
+def test_an_outcome_counts_once_its_window_is_over() -> None:
+    """Whatever its label: at any look those that count are the answers up to a moment."""
+    hours = [1, 2, 3, 4, 30, None]  # after the question, until the label is available
+    available = [None if hour is None else NOW + timedelta(hours=hour) for hour in hours]
+    instant = pa.timestamp("us", tz="UTC")
+    table = pa.table(
+        {
+            "prediction_time": pa.array([NOW] * 6, instant),
+            "available_at": pa.array(available, instant),
+        }
+    )
+    day = timedelta(hours=24)
+    assert not settled(table, day, NOW + timedelta(hours=23)).any()
+    for later in (24, 48):
+        counted = settled(table, day, NOW + timedelta(hours=later)).tolist()
+        assert counted == [True] * 4 + [False] * 2
