@@ -10,6 +10,7 @@ Services have the names that KServe gives them (``PredictorServiceName``, tags o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlparse
@@ -26,6 +27,7 @@ from serving.target import Challenger, Observed
 _VERSION = "airworthy.dev/version"
 _TAGS = {"serving.kserve.io/enable-tag-routing": "true"}
 WAIT_SECONDS = 600.0
+_TRIES, _PAUSE_SECONDS = 2, 1.0
 
 
 class ClusterTarget:
@@ -114,15 +116,26 @@ class ClusterTarget:
         self._mirror(held)
 
     def observe(self, slow_seconds: float) -> Observed:
-        """See ``Target``: since the pods started, rightly only with one pod an arm."""
+        """See ``Target``: since the pods started, rightly only with one pod an arm. Pods count what
+        they answer, so a challenger whose pods are gone has failed in no count: it is ``down``."""
         champion, canary = self._arms(self._held())
         mirrored = not self._knative and self._routes.get(self._shadow) is not None
-        shadow = self._address(f"{self._shadow}-predictor")
-        return Observed(
-            champion=traffic_at(self._address(champion), slow_seconds),
-            canary=traffic_at(self._address(canary), slow_seconds) if canary else Traffic(),
-            shadow=traffic_at(shadow, slow_seconds) if mirrored else Traffic(),
-        )
+        ours = traffic_at(self._address(champion), slow_seconds)
+        try:
+            theirs = self._asked(canary, slow_seconds)
+            shadow = self._asked(f"{self._shadow}-predictor" if mirrored else "", slow_seconds)
+        except StateError as exc:
+            return Observed(champion=ours, canary=Traffic(), shadow=Traffic(), down=str(exc))
+        return Observed(champion=ours, canary=theirs, shadow=shadow)
+
+    def _asked(self, service: str, slow_seconds: float) -> Traffic:
+        """Of a Service of the challenger, asked again before it is called down."""
+        for _ in range(_TRIES if service else 0):
+            try:
+                return traffic_at(self._address(service), slow_seconds)
+            except StateError:
+                time.sleep(_PAUSE_SECONDS)
+        return traffic_at(self._address(service), slow_seconds) if service else Traffic()
 
     def rollback(self) -> None:
         """See ``Target``. In Knative mode the challenger stays at 0 %: the revision before answers

@@ -204,7 +204,7 @@ def read_log(log: Path, offset: int, slow_seconds: float) -> Observed:
         arm: Traffic(requests=requests, failed=failed, slow=slow)
         for arm, (requests, failed, slow) in counts.items()
     }
-    return Observed(**arms)
+    return Observed(champion=arms["champion"], canary=arms["canary"], shadow=arms["shadow"])
 
 
 def _lines(log: Path, offset: int) -> Iterator[dict[str, str]]:

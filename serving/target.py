@@ -20,11 +20,13 @@ class Challenger:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
-    """Answers by arm since the release began."""
+    """Answers by arm since the release began. ``down``: why the challenger does not answer at all,
+    where nobody else counts what it fails; empty: it does."""
 
     champion: Traffic
     canary: Traffic
     shadow: Traffic
+    down: str = ""
 
 
 class Target(Protocol):

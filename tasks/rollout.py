@@ -69,10 +69,14 @@ def look_once(home: Home, use_case: str, target: Target) -> tuple[Rollout, Decis
         rollout = _settle(home, rollout, target)
         if rollout.state.ended:
             return rollout, rollout.state.decisions[-1]
+        observed = target.observe(rollout.plan.limits.slow_seconds)
+        if observed.down:
+            rollout = _end(home, rollout, target, f"the challenger is down: {observed.down}")
+            return rollout, rollout.state.decisions[-1]
         evidence = collect(
-            home, get_use_case(use_case), target.observe(rollout.plan.limits.slow_seconds),
-            rollout.since, datetime.now(timezone.utc), Path(rollout.champion_dir),
-            Path(rollout.model_dir), rollout.plan.window,
+            home, get_use_case(use_case), observed, rollout.since,
+            datetime.now(timezone.utc), Path(rollout.champion_dir), Path(rollout.model_dir),
+            rollout.plan.window,
         )  # fmt: skip
         approver, refused = _approver(home, rollout)
         state, decision = look(rollout.plan, rollout.state, evidence, approver)
@@ -162,14 +166,14 @@ def _settle(home: Home, rollout: Rollout, target: Target) -> Rollout:
     return rollout
 
 
-def _end(home: Home, rollout: Rollout, target: Target, words: str) -> None:
+def _end(home: Home, rollout: Rollout, target: Target, words: str) -> Rollout:
     target.rollback()
     state, plan = rollout.state, rollout.plan
     decision = Decision(
         kind="back", step=state.step, percent=plan.percent(state.step), words=words, figures=()
     )
     state = replace(state, ended="back", decisions=(*state.decisions, decision))
-    tell(home, save(home, replace(rollout, state=state)))
+    return tell(home, save(home, replace(rollout, state=state)))
 
 
 def _approver(home: Home, rollout: Rollout) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from serving.manifest_rules import SUBJECT
 from serving.releases import write_current
 from serving.rollout_plan import Plan
 from serving.target import Challenger
+from tasks import rollout
 from tasks.rollout_targets import target_of
 from workflows import release as workflows
 
@@ -275,6 +276,28 @@ def test_the_commands_drive_a_cluster(configured: tuple[Home, ApiServer], runnin
     assert list(server.objects) == ["flights"]
     assert "canary" not in server.objects["flights"]["spec"]
     assert not server.kind("httproutes")
+
+
+def test_a_challenger_whose_pods_are_gone_goes_back(
+    configured: tuple[Home, ApiServer], running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pods tell no failure any more; the champion's tell nothing of it."""
+    home, server = configured
+    predict(running.port, {"carrier": "UA"})
+    plan = Plan(requests=1, pairs=0)
+    workflows.rollout(
+        model="flights", version="1.2.3", plan=plan, looks=1, pause_seconds=0.0, target="cluster"
+    )
+    target, own = target_of(home, "flights", "cluster"), running.folder.name[:12]
+
+    def pod(service: str) -> str:
+        return f"http://127.0.0.1:{9 if own in service else running.port}"
+
+    monkeypatch.setattr(target, "_address", pod)
+    over, decision = rollout.look_once(home, "flights", target)
+    assert (over.state.ended, decision.kind) == ("back", "back")
+    assert "the challenger is down: http://127.0.0.1:9/metrics does not answer" in decision.words
+    assert "canary" not in server.objects["flights"]["spec"]
 
 
 def test_without_a_cluster_it_is_said_how_one_is_named(
