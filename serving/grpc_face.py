@@ -69,7 +69,9 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # kserve ships no typ
     ) -> Any:  # fmt: skip
         gateway, service = self.gateway, None
         try:
-            caller = gateway.enter(headers, context.peer().rpartition(":")[0])
+            # As HTTP has it: one caller has one share, whichever way it comes.
+            address = context.peer().rpartition(":")[0].removeprefix("ipv4:")
+            caller = gateway.enter(headers, address)
         except Exception as exc:
             raise _refused(gateway, exc, None, began) from exc
         gateway.metrics.open += 1

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
 from flytekit import Deck, task
 
 from feature_repo.errors import DeclarationError
@@ -156,7 +157,9 @@ def write_report(home: Home, analysis: Analysis) -> Path:
         "exposed": asdict(analysis.exposed),
         "findings": [asdict(finding) for finding in analysis.findings],
     }
-    write_atomically(path.with_suffix(".json"), json.dumps(figures, indent=2).encode())
+    # Where nothing is known yet an interval has no ends: null, since JSON has no infinity.
+    written = orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+    write_atomically(path.with_suffix(".json"), written)
     title = f"Experiment {analysis.experiment.name}"
     write_atomically(path, html_page(title, ab_report.page(analysis)).encode())
     return path

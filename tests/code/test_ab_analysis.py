@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pandas as pd
 import pytest
 from experiment_helpers import experiment
 
 from feature_repo.errors import SourceError
+from feature_repo.home import Home
 from serving.assignment import assign
 from serving.experiment import Experiment
 from tasks import ab_data, ab_report
 from tasks.ab_analysis import Analysis, analyse
+from tasks.ab_test import write_report
 
 END = datetime(2026, 12, 2, tzinfo=timezone.utc)
 UNITS = 6000
@@ -193,3 +196,11 @@ def test_exposures_outside_of_the_declared_time_do_not_count() -> None:
     exposures.loc[exposures.index >= UNITS - 100, "exposed_at"] = declared.end
     analysis = analyse(declared, exposures, outcomes, END)
     assert sum(analysis.exposed.counts) == UNITS - 200
+
+
+def test_the_report_s_figures_are_json_before_anything_is_known(tmp_path: Path) -> None:
+    declared = experiment()
+    early = told(declared, 0.0, declared.start + declared.window + timedelta(minutes=30))
+    path = write_report(Home(root=tmp_path), early).with_suffix(".json")
+    (first, *_) = orjson.loads(path.read_bytes())["findings"]
+    assert first["anytime"] == {"low": None, "high": None}
