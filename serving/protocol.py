@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -146,6 +147,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn's types are 
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         headers = dict(self.headers)
         path = self.url.partition(b"?")[0].decode("latin-1")
+        if "%" in path:  # some clients quote the colon of ":predict"
+            path = unquote(path)
         before, cycle = self.cycle, Exchange(path, headers, keep_alive)
         try:
             cycle.caller = self.gateway.enter(headers, self.client[0] if self.client else "")

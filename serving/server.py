@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,10 +194,31 @@ def _share(text: str) -> str | float:
 
 
 def _part(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise ValueError(text)
-    return share
+    return _number(text, 0.0, 1.0, "a share of 0 to 1")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 0.0, 86_400.0, "a number of seconds, from 0 to a day")
+
+
+def _number(text: str, low: float, high: float, what: str) -> float:
+    """argparse prints the message of this one error, and of a ValueError our function's name."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return number
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return count
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
         "that part of the requests is recorded after the answer, and what is lost is counted",
     )  # fmt: skip
     parser.add_argument(
-        "--copy-store", type=float, default=0.0, metavar="SECONDS",
+        "--copy-store", type=_seconds, default=0.0, metavar="SECONDS",
         help="keep a copy of the online store, renewed so often; its age is in each answer",
     )  # fmt: skip
     parser.add_argument(
@@ -233,19 +255,28 @@ def _parser() -> argparse.ArgumentParser:
         help="a begun one: requests with the header x-airworthy-arm are answered by their unit's "
         "arm, and first exposures recorded",
     )  # fmt: skip
-    parser.add_argument("--concurrency", type=int, default=Limits().concurrent)
     parser.add_argument(
-        "--caller-concurrency", type=int, default=Limits().caller, metavar="N",
+        "--concurrency", type=_count(1), default=Limits().concurrent, metavar="N",
+        help="requests at a time, then 503 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--caller-concurrency", type=_count(0), default=Limits().caller, metavar="N",
         help="requests of one caller at a time, then 429 (default: any); a caller is its token, "
         "where it has one of several, else its address: behind a proxy, give each caller a token",
     )  # fmt: skip
-    parser.add_argument("--log-share", type=float, default=0.0, help="of the answers, 0 to 1")
+    parser.add_argument(
+        "--log-share", type=_part, default=0.0, metavar="SHARE",
+        help="of the answers, 0 to 1, that a line is logged of (default: none); errors always are",
+    )  # fmt: skip
     parser.add_argument(
         "--trace-share", type=_part, default=0.0, metavar="SHARE",
         help="of the requests, 0 to 1, whose OpenTelemetry spans leave by OTLP over HTTP to "
         "$OTEL_EXPORTER_OTLP_ENDPOINT; a caller's traceparent decides for its own",
     )  # fmt: skip
-    parser.add_argument("--drain-seconds", type=float, default=0.0, help="after SIGTERM")
+    parser.add_argument(
+        "--drain-seconds", type=_seconds, default=0.0, metavar="SECONDS",
+        help="after SIGTERM, in which it answers on and says that it is not ready (default: 0)",
+    )  # fmt: skip
     parser.add_argument(
         "--allow-development-key",
         action="store_true",

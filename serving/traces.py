@@ -8,6 +8,7 @@ OpenTelemetry's semantic conventions for HTTP and RPC.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Mapping
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _PARENT = (b"traceparent", b"tracestate")
 _COMPUTED = ("parse", "features", "predict", "answer")
 _FAULT = 500
+_CLOSE_SECONDS = 3.0
 
 
 class Traces:
@@ -37,6 +39,7 @@ class Traces:
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": "airworthy"}),
             sampler=ParentBased(TraceIdRatioBased(share)),
+            shutdown_on_exit=False,
         )
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("airworthy.serving")
@@ -53,8 +56,11 @@ class Traces:
         return Trace(self._tracer, span, start)
 
     def close(self) -> None:
-        """Send what is not sent yet."""
-        self._provider.shutdown()
+        """Send what is not sent yet. A collector that is away keeps no server from its end: the
+        exporter would try again for 10 seconds a batch."""
+        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(_CLOSE_SECONDS)
 
 
 class Trace:

@@ -1,5 +1,6 @@
 """The load test: how much the champion's server takes, and what its manifest says because of it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -56,6 +57,7 @@ def load_test(
     with step("load test") as log:
         home, declared = state.home(), get_use_case(use_case)
         folder, version = read_current(home, use_case)
+        _warn_if_busy(log)
         loads = _loads(home, use_case, folder, version, seconds, log)
         at = knee(loads)
         found = scale(at, usual_rate, peak_rate, patience)
@@ -73,6 +75,16 @@ def load_test(
         knee=at.rate, concurrency=found.concurrency, cpu=found.cpu, minimum=found.minimum,
         maximum=found.maximum, manifest=str(manifest), step=log.record,
     )  # fmt: skip
+
+
+def _warn_if_busy(log: StepLog) -> None:
+    """Others' work lowers the knee, and the manifest would ask for more replicas than it needs."""
+    busy, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if busy > cores / 2:
+        log.say(
+            f"WARNING: other work keeps this machine busy (load {busy:.1f} on {cores} cores), so "
+            "the knee will be too low: run it again where nothing else runs"
+        )
 
 
 def _loads(

@@ -85,6 +85,14 @@ def test_an_unknown_aircraft_is_answered_and_its_views_are_named_missing(running
         assert np.isfinite(one["probability"])
 
 
+def test_a_quoted_colon_is_a_colon(running: Running) -> None:
+    """As clients send it that quote each part of a path."""
+    quoted = ask(
+        running.port, "/v1/models/flights%3Apredict", json.dumps({"instances": [FLIGHT]}).encode()
+    )
+    assert quoted.status == 200
+
+
 def test_a_recorded_answer_gives_its_score_again(running: Running) -> None:
     """From the log alone: instants as text, an unknown aircraft, answers of one batch."""
     asked = [FLIGHT, {**FLIGHT, "tailnum": None}, {**FLIGHT, "distance": 100.0, "carrier": "B6"}]

@@ -29,6 +29,7 @@ from feature_repo.registry import get_use_case
 from serving import certificate, dsse, revocations
 from serving.ledger import Revocation
 from serving.releases import write_current
+from serving.server import main
 from serving.statements import write_statement
 
 FLIGHTS = get_use_case("flights")
@@ -193,3 +194,23 @@ def test_a_port_in_use_and_an_unknown_use_case_are_named(own: tuple[Home, Path])
     code, reason = refused(home, *arguments, "--use-case", "trains")
     assert code == 2
     assert "no use case 'trains'" in reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--concurrency", "0"], "'0' is not a whole number from 1 on"),
+        (["--caller-concurrency", "-1"], "'-1' is not a whole number from 0 on"),
+        (["--log-share", "7"], "'7' is not a share of 0 to 1"),
+        (["--record", "most"], "'most' is not a share of 0 to 1"),
+        (["--copy-store", "-4"], "'-4' is not a number of seconds"),
+        (["--drain-seconds", "nan"], "'nan' is not a number of seconds"),
+    ],
+)
+def test_an_impossible_argument_ends_with_2_and_is_named(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--use-case", "flights", "--champion", *arguments])
+    assert ended.value.code == 2
+    assert f"argument {arguments[0]}: {said}" in capsys.readouterr().err

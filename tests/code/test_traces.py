@@ -97,11 +97,17 @@ def numpy_of(value: Any) -> Any:
     return np.array([float(value) if isinstance(value, int) else str(value).encode()])
 
 
-def test_a_request_is_a_span_with_its_phases(tmp_path: Path, collector: Collector) -> None:
-    home = Home(root=tmp_path)
+def released(root: Path) -> Home:
+    """A home with a champion and its features."""
+    home = Home(root=root)
     folder, _ = certified_model(home, CASE, version="1.0.0")
     write_current(home, "flights", folder.name, folder, "1.0.0")
     flights_store(home)
+    return home
+
+
+def test_a_request_is_a_span_with_its_phases(tmp_path: Path, collector: Collector) -> None:
+    home = released(tmp_path)
     port, grpc = free_port(), free_port()
     process = start_server(
         home, "--champion", "--port", str(port), "--grpc-port", str(grpc), "--trace-share", "1",
@@ -141,3 +147,19 @@ def test_a_request_is_a_span_with_its_phases(tmp_path: Path, collector: Collecto
     codes = [one.value.int_value for one in refused.attributes if one.key.endswith("status_code")]
     assert codes == [400]
     assert any(span.name.endswith("/ModelInfer") for span in spans)
+
+
+def test_a_collector_that_is_away_keeps_no_server_from_its_end(tmp_path: Path) -> None:
+    port, nobody = free_port(), free_port()
+    process = start_server(
+        released(tmp_path), "--champion", "--port", str(port), "--trace-share", "1",
+        "--allow-development-key", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{nobody}",
+    )  # fmt: skip
+    try:
+        wait_ready(process, port)
+        body = json.dumps(ASKED).encode()
+        assert ask(port, "/v1/models/flights:predict", body).status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=9) == 0  # its exporter would try for ten seconds
+    finally:
+        process.kill()
