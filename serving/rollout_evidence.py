@@ -46,10 +46,22 @@ def collect(
             for scores, folder in ((ours, champion), (theirs, challenger))
         ]
         mistakes = wrong[1].astype(np.float64) - wrong[0]
+    requests = np.unique(table["request_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    of_known = requests[known]
     return Evidence(
         champion=observed.champion, canary=observed.canary, shadow=observed.shadow,
-        shift=theirs - ours, mistakes=mistakes, loss=loss[known],
+        shift=by_request(theirs - ours, requests),
+        mistakes=by_request(mistakes, of_known) if len(mistakes) else mistakes,
+        loss=by_request(loss[known], of_known),
     )  # fmt: skip
+
+
+def by_request(values: Floats, requests: npt.NDArray[np.int64]) -> Floats:
+    """The mean of each request's rows, float64 [requests]: rows of a batch are alike, as flights of
+    one day are, and counted one by one they would prove what a few requests show by chance."""
+    counts = np.bincount(requests)
+    means: Floats = np.bincount(requests, values)[counts > 0] / counts[counts > 0]
+    return means
 
 
 def settled(table: pa.Table, window: timedelta, until: datetime) -> npt.NDArray[np.bool_]:

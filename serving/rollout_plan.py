@@ -133,9 +133,10 @@ class Evidence:
     """All that was seen since the release began, as of one look.
 
     ``canary`` are the challenger's answers that callers got, ``shadow`` those that nobody got.
-    ``shift`` float64 [pairs]: the challenger's score less the champion's on one request;
-    ``mistakes``, ``loss`` float64 [outcomes]: likewise, whether the decision was wrong (-1, 0, 1;
-    none of a regression) and the squared error of the score.
+    Of a request with several rows the mean counts, once. ``shift`` float64 [pairs]: the
+    challenger's score less the champion's; ``mistakes``, ``loss`` float64 [outcomes]: likewise,
+    whether the decision was wrong (-1, 0, 1; none of a regression) and the squared error of the
+    score.
     """
 
     champion: Traffic

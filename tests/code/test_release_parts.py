@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from certificate_helpers import Made
@@ -17,7 +18,7 @@ from feature_repo.errors import CertificateError, DeclarationError, PromotionErr
 from feature_repo.home import Home
 from serving import approvals, ledger
 from serving.proxy import Routes, read_log, render
-from serving.rollout_evidence import settled
+from serving.rollout_evidence import by_request, settled
 from serving.rollout_plan import Decision, Plan, State, Traffic
 from tasks.ledger import own_trust
 from tasks.promotion import under_way
@@ -152,3 +153,9 @@ def test_an_outcome_counts_once_its_window_is_over() -> None:
     for later in (24, 48):
         counted = settled(table, day, NOW + timedelta(hours=later)).tolist()
         assert counted == [True] * 4 + [False] * 2
+
+
+def test_a_batch_counts_once() -> None:
+    values, requests = np.array([1.0, 0.0, 0.0, -1.0]), np.array([3, 3, 0, 1])
+    assert by_request(values, requests).tolist() == [0.0, -1.0, 0.5]
+    assert by_request(np.zeros(0), np.zeros(0, np.int64)).tolist() == []
