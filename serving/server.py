@@ -12,6 +12,7 @@ import logging
 import math
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +93,7 @@ class Server:
         self._share = None if args.record == DURABLE else args.record
         self._home = home
         self._recorders: dict[str, Recorder] = {}
+        self._lock = threading.Lock()
         self._loader = Loader(
             home=home, trust=trust(home, args.allow_development_key), metrics=metrics,
             recorders=self._recorder, durable=args.record == DURABLE,
@@ -159,11 +161,12 @@ class Server:
 
     def _recorder(self, use_case: UseCase) -> Recorder:
         """One for all versions of a use case."""
-        if use_case.name not in self._recorders:
-            share = 1.0 if self._share is None else self._share
-            prediction_log = PredictionLog(self._home, use_case, share=share)
-            self._recorders[use_case.name] = Recorder(prediction_log)
-        return self._recorders[use_case.name]
+        with self._lock:  # two loads may ask at once, each in a thread of its own
+            if use_case.name not in self._recorders:
+                share = 1.0 if self._share is None else self._share
+                prediction_log = PredictionLog(self._home, use_case, share=share)
+                self._recorders[use_case.name] = Recorder(prediction_log)
+            return self._recorders[use_case.name]
 
 
 def _traces(share: float) -> Traces | None:

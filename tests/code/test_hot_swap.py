@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from serving_helpers import (
 from feature_repo.home import Home
 from feature_repo.registry import get_use_case
 from serving.releases import write_current
+from serving.segments import folder_of as log_of
+from serving.segments import segments
 
 FLIGHTS, WEATHER = get_use_case("flights"), get_use_case("weather")
 TOKEN = "a-token-of-the-repository"
@@ -224,3 +227,8 @@ def test_what_may_not_fly_is_not_swapped_in(home: Home, tmp_path: Path) -> None:
         assert ask(port, load, b"").status == 401
         assert ask(port, load, b"", authorization="Bearer guess").status == 401
         assert predict(port, FLIGHT).body["version"] == "1.0.0"
+        there = set(segments(log_of(home, "weather")))
+        with ThreadPoolExecutor(4) as threads:  # loads at once share one log
+            loads = list(threads.map(lambda _: change(port, "load", "weather"), range(4)))
+        assert [answer.status for answer in loads] == [200] * 4
+        assert len(set(segments(log_of(home, "weather"))) - there) == 1
