@@ -16,6 +16,7 @@ from feature_repo.registry import get_use_case
 from serving import certificate
 from serving.approvals import approver_of
 from serving.certificate import Certificate
+from serving.local_target import LocalTarget
 from serving.releases import read_current
 from serving.rollout import look
 from serving.rollout_evidence import collect
@@ -114,6 +115,24 @@ def roll_back(home: Home, use_case: str, target: Target, reason: str) -> str:
         _end(home, rollout, target, f"by hand, after the promotion: {reason}")
         told = point_back(home, use_case, champion.name, before)
         return f"{name} is rolled back, {before} is champion again{told}"
+
+
+def stop(home: Home, use_case: str) -> str:
+    """End what a release left running on this machine, the proxy and the server behind it; says
+    what is so now. Repeating it does nothing.
+
+    Raises:
+        PromotionError: a release is under way.
+    """
+    with home.lock(f"rollout-{use_case}"):
+        rollout = load(home, use_case)
+        if rollout is not None and not rollout.over:
+            raise PromotionError(
+                f"{use_case} {rollout.version} is being released: roll it back first (pyflyte run "
+                f"workflows/release.py rollback --model {use_case})"
+            )
+        LocalTarget(home, use_case, 0, development=False).stop()
+    return f"{use_case}: no proxy and no server of a release runs on this machine"
 
 
 def _begun(

@@ -12,6 +12,7 @@ from tasks.rollout_tasks import (
     begin_release,
     look_at_release,
     roll_back_release,
+    stop_release,
 )
 from tasks.state import open_state
 from tasks.types import State
@@ -108,6 +109,17 @@ def rollback(model: str, reason: str = "asked for") -> str:
     """
     opened = open_state(use_case=model)
     return roll_back_release(state=opened.state, use_case=model, reason=reason)
+
+
+@workflow
+def stop(model: str) -> str:
+    """End the proxy and the server that a release on this machine leaves up when it is over.
+
+    Args:
+        model: a use case, for example flights.
+    """
+    opened = open_state(use_case=model)
+    return stop_release(state=opened.state, use_case=model)
 
 
 @workflow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,13 +19,15 @@ from certificate_helpers import Made
 from feature_repo.errors import CertificateError, DeclarationError, PromotionError
 from feature_repo.home import Home
 from serving import approvals, ledger
+from serving.processes import WORD
 from serving.proxy import Routes, read_log, render
 from serving.rollout_evidence import by_request, settled
 from serving.rollout_plan import Decision, Plan, State, Traffic
 from tasks.ledger import own_trust
 from tasks.promotion import under_way
-from tasks.rollout import directory_of
+from tasks.rollout import directory_of, stop
 from tasks.rollout_store import Rollout, load, path_of, save, tell
+from workflows import release as workflows
 
 ROUTES = Routes(port=8090, champion=9001, canary=9002, shadow=9003, percent=25, salt="s")
 NOW = datetime.now(timezone.utc)
@@ -114,6 +118,32 @@ def test_nothing_is_promoted_beside_a_release(
     said = under_way(made.home, "flights", "1.0.2")
     assert bool(said) == other
     assert not said or "flights 1.0.1 is being released" in said
+
+
+def test_what_a_release_left_running_is_ended_once_it_is_over(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRWORTHY_HOME", str(made.home.root))
+    place = made.home.root / "targets" / "flights" / "champion-1"
+    place.parent.mkdir(parents=True)
+    server = subprocess.Popen([sys.executable, "-c", "input()", WORD], stdin=subprocess.PIPE)
+    place.with_suffix(".pid").write_text(str(server.pid))
+    arm = {"name": place.name, "model_dir": "/m", "port": 1}
+    told = {"port": 8090, "arms": {"champion": arm}}
+    (place.parent / "local.json").write_text(json.dumps(told))
+    rollout = Rollout(
+        use_case="flights", version="1.0.1", certificate="cert-1", model_dir="/m/" + "a" * 64,
+        champion_dir="/m/" + "b" * 64, champion_version="1.0.0", began=NOW.isoformat(),
+        plan=Plan(), state=State(),
+    )  # fmt: skip
+    save(made.home, rollout)
+    with pytest.raises(PromotionError, match=r"is being released: roll it back first"):
+        stop(made.home, "flights")
+    assert server.poll() is None
+    save(made.home, replace(rollout, state=State(ended="back")))
+    assert "no server" in workflows.stop(model="flights")
+    assert server.wait(timeout=5) == -signal.SIGTERM
+    assert "no server" in stop(made.home, "flights")
 
 
 def test_a_decision_is_told_once(made: Made) -> None:
