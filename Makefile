@@ -27,12 +27,12 @@ demo: .venv/.installed  ## raw flights to a certified model that answered over H
 serve: .venv/.installed  ## keep the champion of $(USE_CASE) up on $(PORT)
 	$(BIN)/python -m serving.server --use-case $(USE_CASE) --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
 
-test: .venv/.installed redis nginx java .venv/spark/.installed
+test: .venv/.installed redis nginx wrk java .venv/spark/.installed
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 DRILLS := tests/drills tests/data/test_spark.py tests/data/test_properties.py tests/code/test_registry.py tests/code/test_segments.py tests/code/test_openapi.py
 
-drills: .venv/.installed redis nginx java .venv/spark/.installed  ## long forms: kills, a week's stream, a year on Spark
+drills: .venv/.installed redis nginx wrk java .venv/spark/.installed  ## long forms: kills, a week's stream, a year on Spark
 	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q $(DRILLS)
 
 redis:  ## a redis-server for tests and benchmarks: installed from Debian where root lacks one

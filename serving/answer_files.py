@@ -21,6 +21,7 @@ from serving.segments import damage, read_segment, segments
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_FALLBACK = "fallback"
 _LISTINGS = 10  # how often a folder is listed again while segments are sealed under the reader
 _T = TypeVar("_T")
 
@@ -94,15 +95,22 @@ def opened(folder: Path, start: datetime) -> tuple[list[Sealed], list[pa.Table]]
 
 
 def read_sealed(path: Path, chosen: Any, names: Sequence[str] | None = None) -> pa.Table:
-    """Chosen rows of a sealed file; groups of rows that cannot hold one are passed over."""
+    """Chosen rows of a sealed file; groups of rows that cannot hold one are passed over. A file of
+    the time before there was a fallback says that none answered."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = None if names is None else list(names)
     with readable(path):
-        return pq.read_table(
+        held = pq.read_schema(path).names
+        columns = held if names is None else [name for name in names if name in held]
+        table = pq.read_table(
             path, columns=columns, filters=chosen, partitioning=None,
             page_checksum_verification=True,
         )  # fmt: skip
+    if _FALLBACK in held or (names is not None and _FALLBACK not in names):
+        return table
+    none = pa.array([""] * table.num_rows, pa.dictionary(pa.int32(), pa.string()))
+    return table.append_column(_FALLBACK, none)
 
 
 def share_of(path: Path) -> float:

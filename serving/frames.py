@@ -22,6 +22,7 @@ from feature_repo.errors import StateError
 from serving.answered import Answered
 
 FORMAT = "airworthy.predictions/v2"
+_READ = ("airworthy.predictions/v1", FORMAT)  # the first one knew no fallback
 MAGIC = b"AWF1"
 _HEAD = struct.Struct("<4sII")
 _LENGTH = struct.Struct("<I")
@@ -78,8 +79,8 @@ def encode(answered: Answered, header: Header) -> bytes:
         )
     document = orjson.dumps(
         (a.ids, a.at, a.prediction_times, a.tick, a.fields, a.layout, a.ages is not None,
-         a.version, a.certificate, a.subject, a.source, a.stale, a.fallback, a.request_id,
-         a.role),
+         a.version, a.certificate, a.subject, a.source, a.stale, a.request_id, a.role,
+         a.fallback),
         default=_plain, option=orjson.OPT_SERIALIZE_NUMPY,
     )  # fmt: skip
     return _frame(document, *(np.asarray(array, "<f8").tobytes() for array in arrays))
@@ -112,8 +113,8 @@ def decode_header(payload: bytes) -> Header:
     """The file's header; ValueError when it is none, or of another format."""
     (length,) = _LENGTH.unpack_from(payload)
     header = Header(**orjson.loads(payload[_LENGTH.size : _LENGTH.size + length]))
-    if header.format != FORMAT:
-        raise ValueError(f"format {header.format!r}, not {FORMAT!r}")
+    if header.format not in _READ:
+        raise ValueError(f"format {header.format!r}, none of {', '.join(_READ)}")
     return header
 
 
@@ -122,7 +123,7 @@ def decode(payload: bytes, header: Header) -> Answered:
     (length,) = _LENGTH.unpack_from(payload)
     start = _LENGTH.size + length
     (ids, at, times, tick, fields, layout, aged, version, certificate, subject, source, stale,
-     fallback, request_id, role) = orjson.loads(payload[_LENGTH.size : start])  # fmt: skip
+     request_id, role, *fallback) = orjson.loads(payload[_LENGTH.size : start])  # fmt: skip
     numbers = np.frombuffer(payload, "<f8", offset=start)
     rows, columns = len(ids), len(header.layouts[layout])
     end = rows * (1 + columns)
@@ -132,7 +133,7 @@ def decode(payload: bytes, header: Header) -> Answered:
         layout=layout, values=numbers[rows:end].reshape(rows, columns),
         ages=numbers[end:].reshape(rows, len(header.views)) if aged else None,
         version=version, certificate=certificate, subject=subject, source=source, stale=stale,
-        fallback=fallback, request_id=request_id, role=role,
+        fallback=fallback[0] if fallback else "", request_id=request_id, role=role,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from feature_repo.registry import get_use_case
 from serving.capacity import HEADROOM, Load, Scale, knee, scale, write_scale
 from serving.certificate import read
 from serving.releases import read_current
-from tasks.resources import DATA, SIGNING_ENVIRONMENT, SIGNING_KEY
+from tasks.resources import DATA
 from tasks.steps import StepLog, step
 from tasks.types import State, Step
 
@@ -37,10 +37,7 @@ class Sized(DataClassJSONMixin):
     step: Step
 
 
-@task(
-    requests=DATA, environment=SIGNING_ENVIRONMENT, secret_requests=[SIGNING_KEY],
-    timeout=timedelta(hours=1), enable_deck=True,
-)  # fmt: skip
+@task(requests=DATA, retries=1, timeout=timedelta(hours=1), enable_deck=True)
 def load_test(
     state: State, use_case: str, usual_rate: float, peak_rate: float, patience: float,
     seconds: float,
