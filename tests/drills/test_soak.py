@@ -62,6 +62,7 @@ class Soak:
         return self.loads[0]
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk: run 'make wrk'")
 def test_swaps_and_a_stop_under_load_lose_no_request(tmp_path: Path) -> None:
     home, case = Home(root=tmp_path / "home"), get_use_case("flights")
