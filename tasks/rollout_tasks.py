@@ -102,7 +102,7 @@ def roll_back_release(use_case: str, reason: str, state: State) -> str:
     return said
 
 
-@task(requests=SMALL, timeout=timedelta(minutes=5))
+@task(requests=SMALL, retries=1, timeout=timedelta(minutes=5))
 def stop_release(state: State, use_case: str) -> str:
     """End the proxy and the servers of a release that is over; says so.
 
