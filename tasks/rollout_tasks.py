@@ -123,16 +123,21 @@ def approve_release(state: State, use_case: str, version: str, approver: str, re
         DeclarationError: nobody is named.
         PromotionError: there is no such version.
     """
-    home = state.home()
-    directory = releases.directory_of(home, use_case, version)
-    issued = certificate.read(directory, own_trust(home))
-    now = datetime.now(timezone.utc)
-    path = approvals.approve(home, signing_key(home), issued, approver, reason, now)
-    facts = {
-        "use_case": use_case, "version": version, "certificate": issued.id, "approver": approver,
-        "reason": reason, "approved_at": now.isoformat(),
-    }  # fmt: skip
-    append(home, "approval", issued.subject, facts)
+    with step("approve") as log:
+        home = state.home()
+        directory = releases.directory_of(home, use_case, version)
+        issued = certificate.read(directory, own_trust(home))
+        now = datetime.now(timezone.utc)
+        path = approvals.approve(home, signing_key(home), issued, approver, reason, now)
+        facts = {
+            "use_case": use_case, "version": version, "certificate": issued.id,
+            "approver": approver, "reason": reason, "approved_at": now.isoformat(),
+        }  # fmt: skip
+        append(home, "approval", issued.subject, facts)
+        begun = load(home, use_case)
+        counts = begun is not None and begun.version == version and not begun.over
+        after = "the next look goes on" if counts else "it counts for no release that begins later"
+        log.say(f"{approver} lets {use_case} {version} take all the traffic: {after}")
     return str(path)
 
 
