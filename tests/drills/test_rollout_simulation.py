@@ -77,6 +77,7 @@ def replay(late: Floats, seed: int, worse: float, limits: Limits) -> int:
     return 0
 
 
+@pytest.mark.timeout(1800)
 def test_an_identical_challenger_is_rolled_back_in_few_replays(late: Floats) -> None:
     """Even where no harm at all is allowed, the hardest plan to keep."""
     back = sum(replay(late, seed, 0.0, NONE) > 0 for seed in range(REPLAYS))
@@ -85,6 +86,7 @@ def test_an_identical_challenger_is_rolled_back_in_few_replays(late: Floats) -> 
     assert back / REPLAYS <= 0.05 + tolerance
 
 
+@pytest.mark.timeout(1800)
 def test_a_challenger_two_points_worse_is_rolled_back(late: Floats) -> None:
     """With the default limits, which allow half a point of mistakes."""
     took = [replay(late, 10_000 + seed, 0.02, Limits()) for seed in range(REPLAYS)]
