@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from feature_repo.errors import StateError
 from feature_repo.home import Home
 from serving.answer_table import segment_table
-from serving.sealing import Sealed, sealed_files
+from serving.sealing import Sealed, check_sealed, sealed_files
 from serving.segments import damage, read_segment, segments
 
 if TYPE_CHECKING:
@@ -123,8 +123,10 @@ def share_of(path: Path) -> float:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Around the reading of a sealed file; raises StateError where it is none."""
+    """Around the reading of a sealed file, whose bytes are checked first; raises StateError where
+    it is none."""
     try:
+        check_sealed(path)
         yield
     except (OSError, ValueError, KeyError, TypeError) as exc:  # Arrow's errors are ValueErrors
         raise StateError(

@@ -1,8 +1,9 @@
 """``python -m serving.sealing HOME USE_CASE``: ended segments into Parquet, one file each.
 
 A process of its own, so that no request waits for it and the server loads no Arrow. A sealed
-file, ``<last instant>.<first id>.<last id>.<segment>.parquet``, is complete and on disk before
-its segment goes; in between, readers take the sealed one. Its rows are in order of id.
+file, ``<last instant>.<first id>.<last id>.<segment>.<CRC32>.parquet``, is complete and on disk
+before its segment goes; in between, readers take the sealed one. Its rows are in order of id. The
+CRC is of the whole file: Parquet's own ones leave out its footer, names and all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import sys
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 RETENTION = timedelta(days=400)  # how long an answer stays auditable
 SEALED = ".parquet"
 DAMAGED = ".damaged"
+_CRC_DIGITS = 8  # a segment's name, the last part of an older file's, has 32
 _ROWS = 32_768  # of a row group: what a search for one id reads; small ones cost sealing much
 
 
@@ -51,7 +54,8 @@ def sealed_files(folder: Path) -> list[Sealed]:
     found = []
     for path in folder.glob(f"[!.]*{SEALED}"):
         try:
-            milliseconds, first, last, segment = path.name.removesuffix(SEALED).split(".")
+            # Older files have no CRC.
+            milliseconds, first, last, segment, *_ = path.name.removesuffix(SEALED).split(".")
             at = datetime.fromtimestamp(int(milliseconds, 16) / 1e3, timezone.utc)
         except ValueError as exc:
             raise StateError(
@@ -124,13 +128,13 @@ def _seal(path: Path, salvage: bool) -> Path | None:
             table = segment_table(path, data, found.frames, header).sort_by("id")
             told = {"format": FORMAT, "use_case": header.use_case, "share": repr(header.share)}
             table = table.replace_schema_metadata({f"airworthy.{k}": v for k, v in told.items()})
-            made = path.with_name(_name(table, path.stem))
-            temporary = path.with_name(f".{made.name}.{uuid.uuid4().hex}.tmp")
+            temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
             pq.write_table(
                 table, temporary, compression="zstd", row_group_size=_ROWS,
                 write_statistics=["id", "at"], write_page_checksum=True,
             )  # fmt: skip
             sync(temporary)
+            made = path.with_name(_name(table, path.stem, zlib.crc32(temporary.read_bytes())))
             temporary.rename(made)
             sync(path.parent)
         if found.damaged:
@@ -140,12 +144,23 @@ def _seal(path: Path, salvage: bool) -> Path | None:
     return made
 
 
-def _name(table: pa.Table, segment: str) -> str:
+def check_sealed(path: Path) -> None:
+    """Hold a sealed file against the CRC in its name.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    *_, told = path.name.removesuffix(SEALED).split(".")
+    if len(told) == _CRC_DIGITS and int(told, 16) != zlib.crc32(path.read_bytes()):
+        raise ValueError("its bytes are not those that were sealed")
+
+
+def _name(table: pa.Table, segment: str, crc: int) -> str:
     import pyarrow.compute as pc
 
     last_at = int(pc.max(table["at"]).as_py().timestamp() * 1e3) + 1
     first, last = table["id"][0].as_py(), table["id"][-1].as_py()
-    return f"{last_at:012x}.{first}.{last}.{segment}{SEALED}"
+    return f"{last_at:012x}.{first}.{last}.{segment}.{crc:08x}{SEALED}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

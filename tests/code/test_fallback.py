@@ -203,8 +203,8 @@ def test_answers_of_a_fallback_are_in_no_pair() -> None:
     table = pa.Table.from_pylist(
         [
             {"role": role, "row": row, "request_id": "r", "id": f"{role}{row}", "score": 0.5,
-             "loss": 0.1, "entity": "e", "event_time": 1, "label": 1.0, "available_at": 1,
-             "fallback": "stale" if (role, fell) == ("shadow", "b") else ""}
+             "loss": 0.1, "entity": "e", "prediction_time": 1, "event_time": 1, "label": 1.0,
+             "available_at": 1, "fallback": "stale" if (role, fell) == ("shadow", "b") else ""}
             for role, row, fell in rows
         ]
     )  # fmt: skip

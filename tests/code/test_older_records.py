@@ -44,9 +44,11 @@ def test_older_records_are_found_in_a_segment_and_once_they_are_sealed(tmp_path:
     as_before(segment)
     assert find(home, made.id) == made
     (sealed,) = seal_ended(home, WEATHER.name)
-    # As an older program sealed it: without the column.
+    # As an older program sealed it: without the column, and without a CRC in its name.
     table = pq.read_table(sealed, partitioning=None)
-    pq.write_table(table.drop_columns(["fallback"]), sealed)
+    older = sealed.with_name(".".join(sealed.name.split(".")[:4]) + ".parquet")
+    pq.write_table(table.drop_columns(["fallback"]), older)
+    sealed.unlink()
     assert listed(folder)[1] == []
     assert find(home, made.id) == made
     (told,) = columns_since(home, WEATHER.name, BEGINNING, READ)
