@@ -95,11 +95,11 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # kserve ships no typ
             gateway.metrics.open -= 1
             gateway.leave(caller)
 
-    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802 - protobuf
         """Refused: gRPC has no place for the repository's token."""
         raise GrpcException(status_code=StatusCode.PERMISSION_DENIED, details=_OVER_HTTP)
 
-    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802 - protobuf
         """Refused, as loading is."""
         raise GrpcException(status_code=StatusCode.PERMISSION_DENIED, details=_OVER_HTTP)
 

@@ -51,7 +51,7 @@ def boundaries(fractions: Sequence[float], alpha: float, last: bool = False) -> 
         z = math.inf
         if share > _NOTHING * alpha:
             # The function is called at once, with this round's density and share
-            z = _halve(lambda b: density.crossing(b) > share, 0.0, _FARTHEST)  # noqa: B023
+            z = _halve(lambda b: density.crossing(b) > share, 0.0, _FARTHEST)  # noqa: B023 - at once
         used += density.crossing(z)
         found.append(z)
         density.go_on(z)
