@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 TRAINED = "airworthy.trained"  # the tag that holds the digest of the weights' folder
 EXECUTION = "airworthy.execution."  # and the id: a tag for each execution that the training served
+LOSSES = ("training_loss", "validation_loss")  # metrics by epoch
+COST = ("training_seconds", "training_cpu_seconds", "training_gpu_seconds")  # of all ranks together
 
 
 def client(home: Home) -> Any:
@@ -85,7 +87,7 @@ def log_training(
         metrics = [
             Metric(name, getattr(epoch, name), now, epoch.epoch)
             for epoch in curve
-            for name in ("training_loss", "validation_loss")
+            for name in LOSSES
         ]
         params = [Param(k, json.dumps(v)) for k, v in asdict(config).items()]
         params.append(Param("training_set", training_set.digest))

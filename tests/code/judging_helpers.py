@@ -73,9 +73,9 @@ def toy_quarantine(home: Home) -> Table:
     return write_table(home, "quarantine", pa.table(columns))
 
 
-def judged(home: Home, slope: float = 0.8, seed: int = 0) -> Judged:
+def judged(home: Home, slope: float = 0.8, seed: int = 0, table: Table | None = None) -> Judged:
     """Evaluate, judge, write the card and certify a toy model; ``slope`` below 0 is refused."""
-    inputs, trained = judged_only(home, slope, seed)
+    inputs, trained = judged_only(home, slope, seed, table)
     return Judged(
         certified=certify(state=state_of(home), **inputs).certified,
         evaluation=inputs["evaluation"], card=inputs["card"], verdicts=inputs["verdicts"],
@@ -83,13 +83,18 @@ def judged(home: Home, slope: float = 0.8, seed: int = 0) -> Judged:
     )  # fmt: skip
 
 
-def judged_only(home: Home, slope: float = 0.8, seed: int = 0) -> tuple[dict[str, Any], Folder]:
-    """What ``certify`` takes beside the state, and the trained folder."""
+def judged_only(
+    home: Home, slope: float = 0.8, seed: int = 0, table: Table | None = None
+) -> tuple[dict[str, Any], Folder]:
+    """What ``certify`` takes beside the state, and the trained folder; ``table``: a training set
+    other than that of the seed."""
     state = state_of(home)
     case: dict[str, Any] = {"use_case": "toy", "declaration": TOY.declaration}
-    training_set = toy_training_set(home, seed=seed)
+    training_set = table or toy_training_set(home, seed=seed)
     model = toy_model(home, read_table(training_set), slope)
-    trained = store_folder(home, "trained", lambda f: _write(f / "weights", f"{slope} {seed}"))
+    trained = store_folder(
+        home, "trained", lambda f: _write(f / "weights", f"{slope} {training_set.digest}")
+    )
     champion = find_champion(state=state, use_case="toy", model=model)
     evaluated = evaluate(
         state=state, **case, model=model, training_set=training_set, champion=champion
