@@ -181,7 +181,7 @@ class ModelBuilder:
     """
 
     name: str
-    network: Callable[[InputShape, Mapping[str, float]], torch.nn.Module]
+    network: Callable[[InputShape, Mapping[str, float | str]], torch.nn.Module]
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     export: Callable[[torch.nn.Module, InputShape, Path], None] | None = None
 

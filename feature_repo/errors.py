@@ -33,6 +33,10 @@ class TrainingError(AirworthyError):
     """A training run cannot go on, or must not: no rows, a loss that is not finite, …"""
 
 
+class CheckpointError(AirworthyError):
+    """A checkpoint is not whole, or belongs to another training: names the file or the field."""
+
+
 class CertificateError(AirworthyError):
     """A model may not fly: names the file or the rule, and what to do."""
 

@@ -92,6 +92,13 @@ def online_store(home: Home) -> str:
     return home.online or os.environ.get("AIRWORTHY_ONLINE_STORE") or str(home.root / "online")
 
 
+def checkpoint_storage(home: Home) -> str:
+    """Where trainings keep checkpoints: ``$AIRWORTHY_CHECKPOINTS`` (a folder, or an address that
+    fsspec knows, such as s3://bucket/prefix), else the home's folder."""
+    told = os.environ.get("AIRWORTHY_CHECKPOINTS")
+    return told.rstrip("/") if told else str(home.root / "checkpoints")
+
+
 def signing_key_path() -> Path | None:
     """Private key (PEM, ed25519) of ``$AIRWORTHY_SIGNING_KEY``; None: the development key."""
     value = os.environ.get("AIRWORTHY_SIGNING_KEY")

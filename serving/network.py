@@ -68,7 +68,7 @@ class Calibrated(nn.Module):
         return torch.sigmoid(scaled) if self.binary else scaled
 
 
-def _mlp(shape: InputShape, options: Mapping[str, float]) -> nn.Module:
+def _mlp(shape: InputShape, options: Mapping[str, float | str]) -> nn.Module:
     return TabularNetwork(
         shape, int(options["width"]), int(options["layers"]), float(options["dropout"])
     )

@@ -9,26 +9,37 @@ from typing import TYPE_CHECKING
 
 from feature_repo.fallback import fallback_reasons, request_only
 from serving.artifact import FALLBACK
-from tasks.fit import Fitted, fit, process_group, save
+from tasks.fit import Fitted, fit, save
+from tasks.training.ranks import process_group
 
 if TYPE_CHECKING:
     from feature_repo.contract import UseCase
     from feature_repo.tables import Table
+    from tasks.training.attempts import Attempt
     from tasks.types import TrainingConfig
 
 EPOCHS = 3
 
 
 def fit_all(
-    use_case: UseCase, table: Table, config: TrainingConfig, say: Callable[[str], None]
+    use_case: UseCase,
+    table: Table,
+    config: TrainingConfig,
+    say: Callable[[str], None],
+    attempt: Attempt | None = None,
 ) -> tuple[Fitted, Fitted | None]:
     """The model, and the fallback or None; for errors see ``fit``."""
     with process_group():
-        fitted = fit(use_case, table, config, say)
+        fitted = fit(use_case, table, config, say, attempt=attempt)
         if not fallback_reasons(use_case):
             return fitted, None
-        small = fallback_config(config)
-        return fitted, fit(request_only(use_case), table, small, lambda s: say(f"fallback, {s}"))
+        return fitted, fit(
+            request_only(use_case),
+            table,
+            fallback_config(config),
+            lambda message: say(f"fallback, {message}"),
+            attempt=attempt.of("fallback") if attempt else None,
+        )
 
 
 def fallback_config(config: TrainingConfig) -> TrainingConfig:

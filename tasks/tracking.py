@@ -16,7 +16,7 @@ from feature_repo.tables import Table
 from tasks.types import Folder, TrainingConfig
 
 if TYPE_CHECKING:
-    from tasks.fit import Epoch
+    from tasks.training.run import Epoch
 
 TRAINED = "airworthy.trained"  # the tag that holds the digest of the weights' folder
 EXECUTION = "airworthy.execution."  # and the id: a tag for each execution that the training served

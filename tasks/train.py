@@ -6,12 +6,12 @@ ranks and nodes there are is a task of its own, fixed when it is registered.
 
 from __future__ import annotations
 
-import os
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flytekit import task
+from flytekit import current_context, task
 from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
 
 from feature_repo.registry import get_use_case
@@ -26,6 +26,7 @@ CACHE = code_cache(
     "tasks.fallback",
     "tasks.fit",
     "tasks.train",
+    "tasks.training",
     "serving.network",
     "serving.preprocess",
     "feature_repo.fallback",
@@ -53,36 +54,87 @@ COMMON: dict[str, Any] = {
 
 
 class Trained(NamedTuple):
-    """Weights with their preprocessing and record, and what the step did."""
+    """Weights with their preprocessing and record, the address of the last checkpoint, and what
+    the step did."""
 
     trained: Folder
+    checkpoint: str
     step: Step
 
 
-def _train(state: State, use_case: str, training_set: Table, config: TrainingConfig) -> Trained:
+NOTHING = Trained(Folder("trained", "", ""), "", Step("train", 0.0, "", ""))  # of ranks but 0
+
+
+def _train(
+    state: State,
+    use_case: str,
+    declaration: str,
+    training_set: Table,
+    config: TrainingConfig,
+    resume_from: str,
+    checkpoint_steps: int,
+) -> Trained:
     """Fit on this rank, the fallback too where one is declared; rank 0 stores the result and logs
     one MLflow run."""
     from tasks.fallback import fit_all, save_all
     from tasks.tracking import log_training
+    from tasks.training.attempts import open_attempt
+    from tasks.training.ranks import process_group
 
-    declared = get_use_case(use_case)
-    if os.environ.get("RANK", "0") != "0":
-        fit_all(declared, training_set, config, lambda message: None)
-        return Trained(Folder("trained", "", ""), Step("train", 0.0, "", ""))
-    with step("train") as s:
-        fitted, fallback = fit_all(declared, training_set, config, s.say)
+    declared, home = get_use_case(use_case), state.home()
+    made_of = {
+        "use_case": use_case,
+        "declaration": declaration,
+        "training_set": training_set.digest,
+        "config": asdict(config),
+        "code": CACHE.version,
+    }
+    with (
+        process_group() as rank,
+        open_attempt(
+            home, made_of, rank, every=checkpoint_steps, resume_from=resume_from, at=told_before()
+        ) as attempt,
+    ):
+        if not rank.first:
+            fit_all(declared, training_set, config, lambda message: None, attempt)
+            return NOTHING
+        with step("train") as s:
+            tell_next(attempt.uri)
+            fitted, fallback = fit_all(declared, training_set, config, s.say, attempt)
 
-        def write(folder: Path) -> None:
-            save_all(fitted, fallback, config, folder)
+            def write(folder: Path) -> None:
+                save_all(fitted, fallback, config, folder)
 
-        trained = store_folder(state.home(), "trained", write)
-        log_training(state.home(), use_case, trained, training_set, config, fitted.curve)
-        ranks = os.environ.get("WORLD_SIZE", "1")
-        s.say(
-            f"{fitted.training_rows:,} training and {fitted.validation_rows:,} validation rows, "
-            f"ranks: {ranks}, best epoch {fitted.best_epoch}, weights {trained.digest[:12]}"
-        )
-    return Trained(trained, s.record)
+            trained = store_folder(home, "trained", write)
+            log_training(home, use_case, trained, training_set, config, fitted.curve)
+            attempt.finish(trained.digest)
+            s.say(
+                f"{fitted.training_rows:,} training and {fitted.validation_rows:,} validation "
+                f"rows, ranks: {rank.world}, best epoch {fitted.best_epoch}, "
+                f"weights {trained.digest[:12]}"
+            )
+    return Trained(trained, fitted.checkpoint, s.record)
+
+
+def told_before() -> str:
+    """The attempt of this very task whose pod died, from Flyte's checkpoint; locally Flyte keeps
+    none, and the attempt is found in the home."""
+    checkpoint = current_context().checkpoint if _has_checkpoint() else None
+    before = checkpoint.read() if checkpoint else None
+    return before.decode() if before else ""
+
+
+def tell_next(uri: str) -> None:
+    """Have Flyte's checkpoint name the attempt, for the pod that takes over when this one dies."""
+    if _has_checkpoint():
+        current_context().checkpoint.write(uri.encode())
+
+
+def _has_checkpoint() -> bool:
+    try:
+        return current_context().checkpoint is not None
+    except NotImplementedError:  # flytekit's word for a place without one
+        return False
 
 
 @task(
@@ -92,10 +144,18 @@ def _train(state: State, use_case: str, training_set: Table, config: TrainingCon
     **COMMON,
 )
 def train_one_process(
-    state: State, use_case: str, declaration: str, training_set: Table, config: TrainingConfig
+    state: State,
+    use_case: str,
+    declaration: str,
+    training_set: Table,
+    config: TrainingConfig,
+    resume_from: str = "",
+    checkpoint_steps: int = 0,
 ) -> Trained:
-    """Train in one process. ``declaration`` is the use case's digest, part of the cache key."""
-    return _train(state, use_case, training_set, config)
+    """Train in one process. ``declaration`` is the use case's digest, part of the cache key;
+    ``resume_from`` a checkpoint, or the folder of several, to begin with; ``checkpoint_steps`` how
+    many steps lie between two within an epoch, 0 for none."""
+    return _train(state, use_case, declaration, training_set, config, resume_from, checkpoint_steps)
 
 
 @task(
@@ -105,10 +165,16 @@ def train_one_process(
     **COMMON,
 )
 def train_two_ranks(
-    state: State, use_case: str, declaration: str, training_set: Table, config: TrainingConfig
+    state: State,
+    use_case: str,
+    declaration: str,
+    training_set: Table,
+    config: TrainingConfig,
+    resume_from: str = "",
+    checkpoint_steps: int = 0,
 ) -> Trained:
     """Train on two ranks of one machine (data parallel, gloo on CPU, nccl on GPUs)."""
-    return _train(state, use_case, training_set, config)
+    return _train(state, use_case, declaration, training_set, config, resume_from, checkpoint_steps)
 
 
 @task(
@@ -122,7 +188,13 @@ def train_two_ranks(
     **COMMON,
 )
 def train_on_nodes(
-    state: State, use_case: str, declaration: str, training_set: Table, config: TrainingConfig
+    state: State,
+    use_case: str,
+    declaration: str,
+    training_set: Table,
+    config: TrainingConfig,
+    resume_from: str = "",
+    checkpoint_steps: int = 0,
 ) -> Trained:
     """Train on several nodes: a Kubeflow PyTorchJob, which needs a cluster."""
-    return _train(state, use_case, training_set, config)
+    return _train(state, use_case, declaration, training_set, config, resume_from, checkpoint_steps)

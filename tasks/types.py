@@ -78,6 +78,11 @@ BOUNDS = {
     "patience": (0, math.inf, "a whole number, at least 0"),
     "seed": (0, 2**63, "a whole number, at least 0 and below 2**63"),
 }
+# And those that are words.
+CHOICES = {
+    "precision": ("float32", "bfloat16", "float64"),
+    "sharding": ("none", "full"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ class TrainingConfig(DataClassJSONMixin):
 
     ``batch_size`` is the global batch, over all ranks. ``patience``: epochs without a better
     validation loss before training stops. ``width``, ``layers`` and ``dropout`` shape the
-    platform's MLP; a use case's own builder may read them too.
+    platform's MLP; a use case's own builder may read them too. ``precision``: bfloat16 is mixed,
+    its weights are float32. ``sharding``: ``full`` shares weights and moments out among the ranks
+    (FSDP2), ``none`` has a copy on each (DDP).
     """
 
     epochs: int = 6
@@ -98,6 +105,8 @@ class TrainingConfig(DataClassJSONMixin):
     dropout: float = 0.4
     patience: int = 2
     seed: int = 20130101
+    precision: str = "float32"
+    sharding: str = "none"
 
     def __post_init__(self) -> None:
         """Raises TrainingError: a value is out of its bounds."""
@@ -120,6 +129,13 @@ class TrainingConfig(DataClassJSONMixin):
 
 def _check_bounds(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
+        if name in CHOICES:
+            if value not in CHOICES[name]:
+                known = ", ".join(CHOICES[name])
+                raise TrainingError(
+                    f"the config's {name} is {value!r}, but must be one of {known}; mend it"
+                )
+            continue
         low, below, rule = BOUNDS[name]
         number = isinstance(value, int | float) and not isinstance(value, bool)
         whole = not rule.startswith("a whole") or (number and value % 1 == 0)

@@ -22,6 +22,8 @@ def flights(
     launcher: str = "one-process",
     config: TrainingConfig = DEFAULT_CONFIG,
     promotion: str = "at-once",
+    resume_from: str = "",
+    checkpoint_steps: int = 0,
 ) -> Flown:
     """From raw flights to a certified model that answered over HTTP.
 
@@ -35,6 +37,9 @@ def flights(
         launcher: one-process, two-ranks (of one machine) or nodes (a PyTorchJob).
         config: hyper-parameters of the training.
         promotion: at-once, or in-steps: the champion stays until ``workflows/release.py``.
+        resume_from: a checkpoint of the same training, or the folder of several: begin with the
+            last good one.
+        checkpoint_steps: steps between two checkpoints within an epoch; 0: at its end only.
     """
     opened = open_state(use_case="flights")
     found = fingerprint(use_case="flights", source=source)
@@ -59,6 +64,8 @@ def flights(
         launcher=launcher,
         config=config,
         promotion=promotion,
+        resume_from=resume_from,
+        checkpoint_steps=checkpoint_steps,
     )
 
 

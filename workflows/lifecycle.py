@@ -27,10 +27,12 @@ from tasks.types import SourceFile, State, Step, TrainingConfig
 
 
 class Flown(NamedTuple):
-    """What a pipeline ends with: the version, its certificate, and whether it was released."""
+    """What a pipeline ends with: the version, its certificate, whether it was released, and the
+    training's last checkpoint."""
 
     version: str
     certificate: str
+    checkpoint: str
     passed: bool
     summary: str
 
@@ -56,6 +58,8 @@ def lifecycle(
     launcher: str,
     config: TrainingConfig,
     promotion: str = "at-once",
+    resume_from: str = "",
+    checkpoint_steps: int = 0,
 ) -> Flown:
     """Features, training set, training, judging, certificate, registry, release, report.
 
@@ -79,6 +83,8 @@ def lifecycle(
         launcher: one-process, two-ranks or nodes.
         config: hyper-parameters.
         promotion: at-once, or in-steps: the champion stays until a release in steps.
+        resume_from: a checkpoint, or a run's folder of them, with which training begins.
+        checkpoint_steps: steps between two checkpoints within an epoch; 0: at its end only.
     """
     checked = check_split(
         use_case=use_case,
@@ -122,6 +128,8 @@ def lifecycle(
         "declaration": declaration,
         "training_set": training.training_set,
         "config": config,
+        "resume_from": resume_from,
+        "checkpoint_steps": checkpoint_steps,
     }
     trained = (
         conditional("launcher")
@@ -259,6 +267,7 @@ def lifecycle(
     return Flown(
         certified.certified.version,
         certified.certified.certificate,
+        trained.checkpoint,
         judged.passed,
         summary,
     )

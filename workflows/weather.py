@@ -26,6 +26,8 @@ def weather(
     launcher: str = "one-process",
     config: TrainingConfig = WEATHER_CONFIG,
     promotion: str = "at-once",
+    resume_from: str = "",
+    checkpoint_steps: int = 0,
 ) -> Flown:
     """From raw weather to a certified model that answered over HTTP.
 
@@ -40,6 +42,9 @@ def weather(
         config: hyper-parameters of the training. Fields left out of a given one have the values
             of ``TrainingConfig``, not of ``WEATHER_CONFIG``.
         promotion: at-once, or in-steps: the champion stays until ``workflows/release.py``.
+        resume_from: a checkpoint of the same training, or the folder of several: begin with the
+            last good one.
+        checkpoint_steps: steps between two checkpoints within an epoch; 0: at its end only.
     """
     opened = open_state(use_case="weather")
     found = fingerprint(use_case="weather", source=source)
@@ -64,4 +69,6 @@ def weather(
         launcher=launcher,
         config=config,
         promotion=promotion,
+        resume_from=resume_from,
+        checkpoint_steps=checkpoint_steps,
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WIDTH, BLOCKS, EMBEDDING = 96, 2, 4
 
 
-def network(shape: InputShape, options: Mapping[str, float]) -> torch.nn.Module:
+def network(shape: InputShape, options: Mapping[str, float | str]) -> torch.nn.Module:
     """Linear path plus residual blocks. Options: ``width``, ``blocks``, ``dropout``.
 
     ``forward(numeric [n, d] float32, categorical [n, k] int64)`` returns raw scores [n].

@@ -29,9 +29,10 @@ from feature_repo.registry import get_use_case
 from feature_repo.tables import Table, read_table, table_place, write_table
 from serving.predictor import Predictor
 from serving.preprocess import UNKNOWN, Preprocessor
-from tasks.fit import Fitted, columns_of, fit
+from tasks.fit import Fitted, fit
 from tasks.state import open_state
 from tasks.train import train_two_ranks
+from tasks.training.parts import columns_of
 from tasks.types import State, TrainingConfig
 
 CONFIG = TrainingConfig(**(SHORT | {"epochs": 2, "dropout": 0.0, "batch_size": 512}))  # type: ignore[arg-type]  # one dict of ints and floats
@@ -90,7 +91,7 @@ def test_divergence_names_the_learning_rate(weather: UseCase, table: Table) -> N
     """A loss that is not finite ends the training at once."""
     wild = dataclasses.replace(CONFIG, learning_rate=1e30)
     with pytest.raises(
-        TrainingError, match=r"loss is not finite .* lower learning_rate, now 1e\+30"
+        TrainingError, match=r"not finite at step .* lower learning_rate, now 1e\+30"
     ):
         fit(weather, table, wild, silent)
 

@@ -1,0 +1,1 @@
+"""Training: parts, ranks, the loop, checkpoints, canaries, and what a run tells of itself."""

@@ -1,0 +1,116 @@
+"""Checkpoints on disk or in object storage: what is in one, whether it is whole, how it travels.
+
+A checkpoint is a folder ``step-<number>`` of torch.distributed.checkpoint's files and, written
+last, ``manifest.json`` with the SHA-256 of each. Without a manifest it is not one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from feature_repo.errors import CheckpointError
+from feature_repo.home import file_digest
+
+MANIFEST = "manifest.json"
+PREFIX = "step-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a checkpoint says of itself.
+
+    ``files``: SHA-256 by name; ``made_of``: what the training was made of, by which a resumption is
+    judged; ``position``: where it stood; ``world``: the ranks that wrote it.
+    """
+
+    step: int
+    world: int
+    made_of: dict[str, Any]
+    position: dict[str, Any]
+    files: dict[str, str]
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """The manifest's file, which holds its own digest too."""
+    body = asdict(manifest)
+    return json.dumps({"sha256": _digest(body), "manifest": body}, indent=1).encode()
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def checkpoints_in(uri: str) -> list[str]:
+    """Addresses of the finished checkpoints of a run's folder, the newest first; unread."""
+    fs, root = fsspec.core.url_to_fs(uri)
+    if not fs.isdir(root):
+        return []
+    fs.invalidate_cache(root)
+    names = sorted((entry.rsplit("/", 1)[-1] for entry in fs.ls(root, detail=False)), reverse=True)
+    return [
+        f"{uri.rstrip('/')}/{name}"
+        for name in names
+        if name.startswith(PREFIX) and fs.exists(f"{root}/{name}/{MANIFEST}")
+    ]
+
+
+def fetch(uri: str, scratch: Path) -> tuple[Path, Manifest]:
+    """A checkpoint as a local folder, every file of it checked; what is remote goes to ``scratch``.
+
+    Raises:
+        CheckpointError: a file is missing, cut or altered, or one too many is there.
+    """
+    fs, root = fsspec.core.url_to_fs(uri)
+    folder = Path(root)
+    if "file" not in fs.protocol:
+        folder = scratch / Path(root).name
+        shutil.rmtree(folder, ignore_errors=True)
+        fs.get(root, str(folder), recursive=True)
+    manifest = _read_manifest(uri, folder / MANIFEST)
+    found = {path.name for path in folder.iterdir()} - {MANIFEST}
+    for name in sorted(found ^ set(manifest.files)):
+        fault = "is missing" if name in manifest.files else "is not in its manifest"
+        raise _refused(uri, f"file {name} {fault}")
+    for name, digest in manifest.files.items():
+        if file_digest(folder / name) != digest:
+            raise _refused(uri, f"file {name} is not what was written")
+    return folder, manifest
+
+
+def _read_manifest(uri: str, path: Path) -> Manifest:
+    try:
+        written = json.loads(path.read_bytes())
+        manifest = Manifest(**written["manifest"])
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise _refused(uri, f"its {MANIFEST} cannot be read") from exc
+    if _digest(written["manifest"]) != written.get("sha256"):
+        raise _refused(uri, f"its {MANIFEST} is not what was written")
+    return manifest
+
+
+def _refused(uri: str, fault: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {uri}: {fault}; take an earlier one, or its run's folder, of which the last "
+        "good one is taken"
+    )
+
+
+def upload(folder: Path, names: list[str], uri: str) -> None:
+    """Put files into object storage, in parts where they are large, and read each back.
+
+    Raises:
+        CheckpointError: what is there is not what was sent.
+    """
+    fs, root = fsspec.core.url_to_fs(uri)
+    for name in names:
+        fs.put_file(str(folder / name), f"{root}/{name}")
+        with fs.open(f"{root}/{name}", "rb") as sent:
+            if hashlib.file_digest(sent, "sha256").hexdigest() != file_digest(folder / name):
+                raise _refused(uri, f"file {name} was changed on its way")

@@ -1,0 +1,212 @@
+"""The loop over global batches: plain PyTorch, the same for one process, local ranks or nodes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from feature_repo.errors import TrainingError
+from tasks.training.canaries import Canary, Finding, diagnose
+from tasks.training.ranks import Rank, sum_over_ranks
+from tasks.training.run import Epoch, Run
+
+if TYPE_CHECKING:
+    from tasks.training.checkpoints import Checkpoints
+    from tasks.training.parts import Part, Parts
+    from tasks.types import TrainingConfig
+
+VALIDATION_BATCH = 16_384
+
+
+@dataclass(slots=True)
+class Phases:
+    """Seconds by phase of a training: a phase ends where it is marked. On a GPU these are the
+    seconds that the CPU spent, which waits for the device where a number is read."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def mark(self, phase: str) -> None:
+        """What passed since the last mark was ``phase``."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+
+class Watch:
+    """Who looks on: keeps the time, and says each epoch's losses."""
+
+    def __init__(self, say: Callable[[str], None], config: TrainingConfig) -> None:
+        self.phases = Phases()
+        self._say, self._epochs = say, config.epochs
+
+    def step(self, step: int, rows: int) -> None:
+        """A global batch of ``rows`` is done, the ``step``-th of the training."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch is done; called on rank 0."""
+        self._say(
+            f"epoch {epoch.epoch}/{self._epochs}: training loss {epoch.training_loss:.4f}, "
+            f"validation loss {epoch.validation_loss:.4f}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Course:
+    """What does not change while a training runs."""
+
+    parts: Parts
+    config: TrainingConfig
+    rank: Rank
+    canary: Canary
+    watch: Watch
+    passed_over: Callable[[int, Finding], None]
+    checkpoints: Checkpoints | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in one epoch, the ragged last one counted."""
+        return math.ceil(len(self.parts.training) / self.config.batch_size)
+
+
+def train(run: Run, course: Course) -> None:
+    """Go on from where ``run`` stands until its epochs, or the patience, are spent.
+
+    Raises:
+        Tripped: a canary's limit was passed.
+        TrainingError: no step was done for too long.
+    """
+    phases = course.watch.phases
+    with course.canary.alarm():
+        while not run.position.done(course.config):
+            _rest_of_epoch(run, course)
+            course.canary.rest()
+            phases.mark("other")
+            epoch = _close_epoch(run, course)
+            phases.mark("validation")
+            if course.rank.first:
+                course.watch.epoch(epoch)
+            if course.checkpoints:
+                course.checkpoints.save(run)
+                phases.mark("checkpoint")
+
+
+def order_of(rows: int, seed: int, epoch: int) -> torch.Tensor:
+    """The rows [rows] of one epoch in the order of its batches: a function of seed and epoch, so
+    that a training goes on anywhere, on any number of ranks, without having walked there."""
+    # Drawn on the CPU, so that the order is the same on every device.
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(seed + epoch))
+
+
+def batch_of(step: int, rows: int, config: TrainingConfig) -> torch.Tensor:
+    """The rows of one global batch, by its step."""
+    epoch, index = divmod(step, math.ceil(rows / config.batch_size))
+    return order_of(rows, config.seed, epoch + 1).split(config.batch_size)[index]
+
+
+def _rest_of_epoch(run: Run, course: Course) -> None:
+    """The batches that this epoch still has."""
+    part, phases, position = course.parts.training, course.watch.phases, run.position
+    begun = len(position.curve)
+    done = position.step - begun * course.steps_per_epoch
+    order = order_of(len(part), course.config.seed, begun + 1).to(part.target.device)
+    run.network.train()
+    course.canary.beat()
+    for batch in order.split(course.config.batch_size)[done:]:
+        if position.step in position.skipped:
+            course.passed_over(position.step, diagnose(run, part, batch, course))
+        else:
+            _step(run, part, batch, course)
+        run.schedule.step()
+        position.step += 1
+        phases.mark("optimizer")
+        course.watch.step(position.step, len(batch))
+        if course.checkpoints and course.checkpoints.due(position.step):
+            course.canary.settle()
+            course.checkpoints.save(run)
+            phases.mark("checkpoint")
+    course.canary.settle()
+
+
+def backward(run: Run, part: Part, batch: torch.Tensor, course: Course) -> torch.Tensor:
+    """Gradients of the global batch's mean loss, from this rank's share of it; returns this rank's
+    part of that mean."""
+    rank, phases = course.rank, course.watch.phases
+    rows = batch[rank.number :: rank.world]
+    numeric, categorical, target = part.numeric[rows], part.categorical[rows], part.target[rows]
+    phases.mark("data")
+    half = course.config.precision == "bfloat16"
+    with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=half):
+        raw = run.model(numeric, categorical)
+    mean = run.loss(raw.to(target.dtype), target).sum() / len(batch)
+    run.optimizer.zero_grad(set_to_none=True)
+    phases.mark("forward")
+    # Gradients are averaged over the ranks, so that the ranks' number undoes it.
+    (mean * rank.world).backward()
+    phases.mark("backward")
+    return mean.detach()
+
+
+def _step(run: Run, part: Part, batch: torch.Tensor, course: Course) -> None:
+    mean = backward(run, part, batch, course)
+    norm = gradient_norm(run.network)
+    course.canary.look(run.position, mean, norm)
+    course.watch.phases.mark("canary")
+    run.optimizer.step()
+    run.total += mean * len(batch)
+
+
+def gradient_norm(network: nn.Module) -> torch.Tensor:
+    """Euclidean norm of all gradients together; with sharded ones all ranks call it."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    full = getattr(norm, "full_tensor", None)
+    return full() if full else norm
+
+
+def _close_epoch(run: Run, course: Course) -> Epoch:
+    """Judge the weights on the validation part, and keep them where they are the best."""
+    validation = course.parts.validation
+    losses = run.loss(scores(run.network, validation), validation.target)
+    epoch = Epoch(
+        epoch=len(run.position.curve) + 1,
+        training_loss=sum_over_ranks(run.total.clone(), course.rank) / _rows_learnt(run, course),
+        validation_loss=float(losses.mean()),
+    )
+    if not math.isfinite(epoch.validation_loss):
+        raise TrainingError(
+            f"epoch {epoch.epoch}: the validation loss is {epoch.validation_loss}, the training "
+            f"loss {epoch.training_loss:.4f}: look for what is not finite in the validation rows, "
+            f"or lower learning_rate, now {course.config.learning_rate}"
+        )
+    run.position.curve.append(epoch)
+    run.total.zero_()
+    if run.position.best is epoch:
+        run.keep_best()
+    return epoch
+
+
+def _rows_learnt(run: Run, course: Course) -> int:
+    """Rows of this epoch less those of the batches that were passed over."""
+    rows, size = len(course.parts.training), course.config.batch_size
+    first = len(run.position.curve) * course.steps_per_epoch
+    indices = [s - first for s in run.position.skipped if 0 <= s - first < course.steps_per_epoch]
+    return rows - sum(min(size, rows - index * size) for index in indices)
+
+
+def scores(network: nn.Module, part: Part) -> torch.Tensor:
+    """Raw scores [n] without gradients or dropout."""
+    network.eval()
+    with torch.no_grad():
+        parts = zip(
+            part.numeric.split(VALIDATION_BATCH),
+            part.categorical.split(VALIDATION_BATCH),
+            strict=True,
+        )
+        return torch.cat([network(numeric, categorical) for numeric, categorical in parts])

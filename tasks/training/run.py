@@ -1,0 +1,134 @@
+"""A training as it stands between two steps: all that decides what comes next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tasks.training.ranks import Rank, device
+
+if TYPE_CHECKING:
+    from feature_repo.contract import InputShape, ModelBuilder
+    from tasks.types import TrainingConfig
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """Mean losses per row after one pass over the training part."""
+
+    epoch: int
+    training_loss: float
+    validation_loss: float
+
+
+@dataclass(kw_only=True, slots=True)
+class Position:
+    """Where a training stands. ``step`` counts global batches; ``skipped`` are those of them that
+    a canary had passed over; ``best_step`` is where the best epoch ended; ``recent`` is what the
+    canaries compare with."""
+
+    step: int = 0
+    best_step: int = 0
+    curve: list[Epoch] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    recent: dict[str, list[float]] = field(
+        default_factory=lambda: {"loss": [], "gradient norm": []}
+    )
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch with the least validation loss, the first of equals."""
+        return min(self.curve, key=lambda epoch: epoch.validation_loss, default=None)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Position:
+        """What ``dataclasses.asdict`` made of one."""
+        return cls(**(raw | {"curve": [Epoch(**epoch) for epoch in raw["curve"]]}))
+
+    def done(self, config: TrainingConfig) -> bool:
+        """Whether the epochs, or the patience, are spent."""
+        waited = len(self.curve) - self.best.epoch if self.best else 0
+        return len(self.curve) >= config.epochs or waited > config.patience
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """The network with its optimizer, and what a checkpoint must hold beside them.
+
+    ``network`` owns the parameters, ``model`` is what is called (wrapped where ranks train
+    together); ``total`` is this rank's sum of losses in this epoch, ``best`` the weights of the
+    best epoch so far.
+    """
+
+    network: nn.Module
+    model: nn.Module
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.OneCycleLR
+    total: torch.Tensor
+    best: dict[str, torch.Tensor]
+    position: Position
+
+    def keep_best(self) -> None:
+        """Copy the weights: they are the best so far."""
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                self.best[name].copy_(value)
+        self.position.best_step = self.position.step
+
+    def move_to(self, position: Position) -> None:
+        """Set position and learning rate, after weights and moments were read back."""
+        self.position = position
+        if position.step:
+            before = {"last_epoch": position.step - 1, "_step_count": position.step}
+            self.schedule.load_state_dict(before)
+            self.schedule.step()
+
+
+def start(
+    builder: ModelBuilder, shape: InputShape, config: TrainingConfig, rows: int, rank: Rank
+) -> Run:
+    """A training before its first step: equal weights on every rank, each rank its own dropout."""
+    torch.manual_seed(config.seed)
+    network = builder.network(shape, asdict(config)).to(device(), DTYPES[config.precision])
+    model = network
+    if rank.world > 1 and config.sharding == "full":
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(network)
+    elif rank.world > 1:
+        model = nn.parallel.DistributedDataParallel(network)
+    rate = config.learning_rate
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=config.weight_decay)
+    _lay_out(optimizer)
+    steps = config.epochs * math.ceil(rows / config.batch_size)
+    torch.manual_seed(config.seed + 1 + rank.number)
+    return Run(
+        network=network,
+        model=model,
+        loss=builder.loss,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps),
+        total=torch.zeros((), dtype=torch.float64, device=device()),
+        best={name: value.detach().clone() for name, value in network.state_dict().items()},
+        position=Position(),
+    )
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Make AdamW's moments now instead of at its first step, so that they can be read into."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
