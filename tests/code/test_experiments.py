@@ -21,11 +21,11 @@ from feature_repo.errors import CertificateError, StateError
 from feature_repo.home import Home
 from feature_repo.registry import USE_CASES
 from feature_repo.tables import write_table
-from tasks.fit import Epoch
 from tasks.registry import register_version
 from tasks.run_pairs import pairs_with_first
 from tasks.runs import find_runs
 from tasks.tracking import client, experiment_id, log_training, tag_execution
+from tasks.training.run import Epoch
 from tasks.types import TrainingConfig
 from workflows import experiments
 
