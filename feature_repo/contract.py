@@ -163,10 +163,14 @@ class GateRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputShape:
-    """What a network is built for: numeric inputs, then the size of each categorical one."""
+    """What a network is built for: numeric inputs, then the size of each categorical one.
+
+    The last ``indicators`` of the numeric ones are 0 or 1: whether another one is missing.
+    """
 
     numeric: int
     cardinalities: tuple[int, ...]
+    indicators: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +179,8 @@ class ModelBuilder:
 
     ``network(shape, options)`` returns a module whose ``forward(numeric, categorical)`` takes
     float32 [n, shape.numeric] and int64 [n, len(shape.cardinalities)] and returns raw scores [n].
-    ``loss(raw, target)`` returns one loss per row [n]; a regression's target is standardised.
+    ``loss(raw, target)`` returns one loss per row [n]; a regression's target is standardised. While
+    it trains, a network may return more than it answers, which its ``loss`` reads.
     ``export(module, shape, path)`` writes an ONNX graph with inputs ``numeric`` and
     ``categorical``, output ``prediction`` [n] and a dynamic batch; ``None``: the platform's.
     """

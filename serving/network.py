@@ -82,11 +82,16 @@ def _squared_loss(raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return nn.functional.mse_loss(raw, target, reduction="none")
 
 
-def builder_of(use_case: UseCase) -> ModelBuilder:
-    """The use case's own model builder, else the platform's MLP with the loss of its task."""
+def builder_of(use_case: UseCase, model: str) -> ModelBuilder:
+    """What a configuration's ``model`` names: ``tabm``, or ``mlp``, which is the use case's own
+    builder where it has one. The platform's networks have the loss of the task."""
+    loss = _binary_loss if use_case.task == "binary" else _squared_loss
+    if model == "tabm":
+        from serving.tabm_network import tabm_builder
+
+        return tabm_builder(loss)
     if use_case.model is not None:
         return use_case.model
-    loss = _binary_loss if use_case.task == "binary" else _squared_loss
     return ModelBuilder(name="mlp", network=_mlp, loss=loss)
 
 

@@ -61,6 +61,7 @@ class Preprocessor:
         return InputShape(
             numeric=len(self.numeric) + len(self.indicators),
             cardinalities=tuple(len(values) + 1 for values in self.categories.values()),
+            indicators=len(self.indicators),
         )
 
     def transform(self, inputs: Mapping[str, Array]) -> tuple[Array, Array]:

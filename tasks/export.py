@@ -44,7 +44,16 @@ class Exported(NamedTuple):
         "feature_repo.fallback",
         "serving.network",
         "serving.preprocess",
-        libraries=("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
+        "serving.tabm_network",
+        libraries=(
+            "torch",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
+            "safetensors",
+            "tabm",
+            "rtdl_num_embeddings",
+        ),
     ),
     requests=DATA,
     retries=2,
@@ -86,7 +95,7 @@ def _export(use_case: UseCase, source: Path, folder: Path) -> None:
     record = json.loads((source / "training.json").read_text())
     text = (source / "preprocess.json").read_text()
     preprocessor = Preprocessor.from_json(text)
-    builder = builder_of(use_case)
+    builder = builder_of(use_case, record["config"]["model"])
     network = builder.network(preprocessor.shape, record["config"])
     network.load_state_dict(load_file(source / "weights.safetensors"))
     binary = use_case.task == "binary"

@@ -70,7 +70,7 @@ def fit(
     with process_group() as rank:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // rank.world))
         parts = read_parts(use_case, table, DTYPES[config.precision])
-        builder, shape = builder_of(use_case), parts.preprocessor.shape
+        builder, shape = builder_of(use_case, config.model), parts.preprocessor.shape
         checkpoints = attempt.checkpoints(config, rank, say) if attempt else None
         evidence = Evidence(
             table=table, config=config, checkpoints=checkpoints, first=rank.first, say=say

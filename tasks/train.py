@@ -29,10 +29,11 @@ CACHE = code_cache(
     "tasks.training",
     "serving.network",
     "serving.preprocess",
+    "serving.tabm_network",
     "feature_repo.fallback",
     "feature_repo.inputs",
     "feature_repo.local_time",
-    libraries=("torch", "safetensors", "numpy"),
+    libraries=("torch", "safetensors", "numpy", "tabm", "rtdl_num_embeddings"),
 )
 # The worker that starts first must outwait the others' image pulls.
 RENDEZVOUS = {"timeout": 900, "join_timeout": 900, "read_timeout": 900}

@@ -76,22 +76,36 @@ BOUNDS = {
     "layers": (1, math.inf, "a whole number, at least 1"),
     "dropout": (0, 1, "a number, at least 0 and below 1"),
     "patience": (0, math.inf, "a whole number, at least 0"),
+    "members": (1, math.inf, "a whole number, at least 1"),
+    "bins": (2, math.inf, "a whole number, at least 2"),
+    "embedding": (1, math.inf, "a whole number, at least 1"),
     "seed": (0, 2**63, "a whole number, at least 0 and below 2**63"),
 }
 # And those that are words.
 CHOICES = {
+    "model": ("mlp", "tabm"),
     "precision": ("float32", "bfloat16", "float64"),
     "sharding": ("none", "full"),
 }
+# What fields left out are where the model is not the MLP: docs/adr/0019 says what was tried.
+DEFAULTS: dict[str, dict[str, float]] = {
+    "tabm": {
+        "epochs": 5, "batch_size": 1024, "learning_rate": 2.5e-3, "weight_decay": 0.0, "width": 192,
+        "layers": 2, "dropout": 0.15,
+    }
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainingConfig(DataClassJSONMixin):
-    """Hyper-parameters of a training run; fields left out have the values below.
+    """Hyper-parameters of a training run; fields left out of a launch have the values below, or
+    those of ``DEFAULTS`` for another ``model``.
 
+    ``model``: ``mlp``, which is the use case's own network where it has one, or ``tabm``.
     ``batch_size`` is the global batch, over all ranks. ``patience``: epochs without a better
     validation loss before training stops. ``width``, ``layers`` and ``dropout`` shape the
-    platform's MLP; a use case's own builder may read them too. ``precision``: bfloat16 is mixed,
+    platform's networks, ``members``, ``bins`` and ``embedding`` TabM alone; a use case's own
+    builder may read them too. ``precision``: bfloat16 is mixed,
     its weights are float32. ``sharding``: ``full`` shares weights and moments out among the ranks
     (FSDP2), ``none`` has a copy on each (DDP).
     """
@@ -107,6 +121,10 @@ class TrainingConfig(DataClassJSONMixin):
     seed: int = 20130101
     precision: str = "float32"
     sharding: str = "none"
+    model: str = "mlp"
+    members: int = 8
+    bins: int = 24
+    embedding: int = 8
 
     def __post_init__(self) -> None:
         """Raises TrainingError: a value is out of its bounds."""
@@ -124,7 +142,7 @@ class TrainingConfig(DataClassJSONMixin):
                 "or leave it out"
             )
         _check_bounds(d)
-        return d
+        return DEFAULTS.get(d.get("model", ""), {}) | d
 
 
 def _check_bounds(values: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("feature_repo", "serving", "tasks", "workflows")
-HEAVY = ("torch", "feast", "flytekit", "mlflow", "pandera", "serving.network")
+NETWORKS = ("serving.network", "serving.tabm_network")
+HEAVY = ("torch", "feast", "flytekit", "mlflow", "pandera", *NETWORKS)
 
 
 def test_import_contracts_hold() -> None:

@@ -132,7 +132,7 @@ def _untrained(folder: Path, use_case: UseCase) -> None:
     preprocessor = Preprocessor.fit(names, columns)
     torch.manual_seed(1)
     options = {"width": WIDTH, "layers": LAYERS, "dropout": 0.0}
-    network = builder_of(use_case).network(preprocessor.shape, options)
+    network = builder_of(use_case, "mlp").network(preprocessor.shape, options)
     folder.mkdir(parents=True)
     export_onnx(Calibrated(network, 1.0, 0.0, True).eval(), preprocessor.shape, folder / MODEL)
     (folder / PREPROCESS).write_text(preprocessor.to_json())

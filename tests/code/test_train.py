@@ -33,7 +33,7 @@ from tasks.fit import Fitted, fit
 from tasks.state import open_state
 from tasks.train import train_two_ranks
 from tasks.training.parts import columns_of
-from tasks.types import State, TrainingConfig
+from tasks.types import DEFAULTS, State, TrainingConfig
 
 CONFIG = TrainingConfig(**(SHORT | {"epochs": 2, "dropout": 0.0, "batch_size": 512}))  # type: ignore[arg-type]  # one dict of ints and floats
 
@@ -216,6 +216,17 @@ def test_a_key_that_no_config_has_is_refused(
         arrived({"epoch": 4, "width": 8})
     for part in ("'epoch'", "epochs, batch_size", "leave it out"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("arrived", [launched, sent])
+def test_another_model_has_defaults_of_its_own(
+    arrived: Callable[[dict[str, object]], object],
+) -> None:
+    """Where a launch leaves fields out; what it states, and what a whole config holds, stays."""
+    config = arrived({"model": "tabm", "width": 8})
+    assert config == TrainingConfig(model="tabm", **(DEFAULTS["tabm"] | {"width": 8}))  # type: ignore[arg-type]  # one dict of ints and floats
+    whole = TrainingConfig(model="tabm", dropout=0.4)
+    assert arrived(dataclasses.asdict(whole)) == whole
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,0 @@
-"""Watching a training: its metrics and where they go, its bar, its curves."""
