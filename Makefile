@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Where wheels lie in a folder of their own (an offline mirror), uv is told; elsewhere nothing.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: demo test serve lint bench drills lock feast manifests redis wrk nginx java clean
+.PHONY: demo test serve lint bench drills lock feast manifests redis wrk nginx pushgateway java clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Airworthy needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -28,12 +28,12 @@ demo: .venv/.installed  ## raw flights to a certified model that answered over H
 serve: .venv/.installed  ## keep the champion of $(USE_CASE) up on $(PORT)
 	$(BIN)/python -m serving.server --use-case $(USE_CASE) --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
 
-test: .venv/.installed redis nginx wrk java .venv/spark/.installed
+test: .venv/.installed redis nginx wrk pushgateway java .venv/spark/.installed
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 DRILLS := tests/drills tests/data/test_spark.py tests/data/test_properties.py tests/code/test_registry.py tests/code/test_segments.py tests/code/test_openapi.py
 
-drills: .venv/.installed redis nginx wrk java .venv/spark/.installed  ## long forms: kills, a week's stream, a year on Spark
+drills: .venv/.installed redis nginx wrk pushgateway java .venv/spark/.installed  ## long forms: kills, a week's stream, a year on Spark
 	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q $(DRILLS)
 
 redis:  ## a redis-server for tests and benchmarks: installed from Debian where root lacks one
@@ -50,6 +50,11 @@ nginx:  ## the proxy of local releases: installed from Debian where root lacks o
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends nginx-light; } || \
 		{ echo "nginx is needed: install it (Debian: apt-get install nginx-light)"; exit 1; }
+
+pushgateway:  ## takes a training's metrics in the tests: installed from Debian where root lacks one
+	@command -v prometheus-pushgateway >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends prometheus-pushgateway; } || \
+		{ echo "a Pushgateway is needed: install it (Debian: apt-get install prometheus-pushgateway)"; exit 1; }
 
 java:  ## Spark's tests need one: installed from Debian where root lacks it; without it they are skipped
 	@command -v "$${JAVA_HOME:+$$JAVA_HOME/bin/}java" >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \

@@ -99,6 +99,18 @@ def checkpoint_storage(home: Home) -> str:
     return told.rstrip("/") if told else str(home.root / "checkpoints")
 
 
+def metrics_collector() -> bool:
+    """Whether OpenTelemetry's variables name a collector that takes metrics by OTLP."""
+    told = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+    return bool(told or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+
+
+def pushgateway() -> str:
+    """Address of a Prometheus Pushgateway: ``$AIRWORTHY_PUSHGATEWAY``; empty where there is
+    none."""
+    return os.environ.get("AIRWORTHY_PUSHGATEWAY", "")
+
+
 def signing_key_path() -> Path | None:
     """Private key (PEM, ed25519) of ``$AIRWORTHY_SIGNING_KEY``; None: the development key."""
     value = os.environ.get("AIRWORTHY_SIGNING_KEY")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import queue
 import signal
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kserve import InferenceGRPCClient, InferInput, InferRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from otlp_collector import Collector
 from serving_helpers import (
     FLIGHT,
     ask,
@@ -32,42 +29,6 @@ from serving.releases import write_current
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CASE = get_use_case("flights")
 ASKED = {"instances": [FLIGHT]}
-
-
-class Collector:
-    """Takes OTLP over HTTP, as any collector does."""
-
-    def __init__(self) -> None:
-        self.received: queue.Queue[bytes] = queue.Queue()
-        received = self.received
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                received.put(self.rfile.read(int(self.headers["content-length"])))
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def spans(self) -> list[Any]:
-        """Every span that came."""
-        found = []
-        while not self.received.empty():
-            message = ExportTraceServiceRequest.FromString(self.received.get())
-            for resource in message.resource_spans:
-                for scope in resource.scope_spans:
-                    found += scope.spans
-        return found
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Watching a training: its metrics and where they go, its bar, its curves."""
