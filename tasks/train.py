@@ -108,7 +108,7 @@ def _train(
 
             trained = store_folder(home, "trained", write)
             log_training(home, use_case, trained, training_set, config, fitted.curve)
-            attempt.finish(trained.digest)
+            attempt.finish(trained.digest, s.say)
             s.say(
                 f"{fitted.training_rows:,} training and {fitted.validation_rows:,} validation "
                 f"rows, ranks: {rank.world}, best epoch {fitted.best_epoch}, "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 from filelock import FileLock, Timeout
 
+from feature_repo.errors import CheckpointError
 from feature_repo.home import Home, checkpoint_storage
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.ranks import Rank, from_first
@@ -52,10 +53,13 @@ class Attempt:
             self, uri=f"{self.uri}/{part}", made_of=self.made_of | {"part": part}, resume_from=""
         )
 
-    def finish(self, trained: str) -> None:
+    def finish(self, trained: str, say: Callable[[str], None]) -> None:
         """The result, a folder's digest, is stored: nobody goes on from here unasked."""
         fs, root = fsspec.core.url_to_fs(self.uri)
-        fs.pipe_file(f"{root}/{FINISHED}", trained.encode())
+        try:
+            fs.pipe_file(f"{root}/{FINISHED}", trained.encode())
+        except Exception as exc:  # whatever storage has of its own
+            say(f"attempt {self.uri} cannot be marked as finished: {exc}")
 
 
 @contextmanager
@@ -67,16 +71,28 @@ def open_attempt(
 
     ``made_of``: what the training is made of (JSON); another code or number of ranks is another
     training. The attempt is this process's until the block ends, or it dies.
+
+    Raises:
+        CheckpointError: the storage cannot be read.
     """
     told = json.dumps(made_of | {"ranks": rank.world, "from": resume_from}, sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
     root = f"{checkpoint_storage(home)}/{made_of['use_case']}/{key}"
     lock = FileLock(home.path("locks", "none.lock"))
     uri = at
+    fault = ""
     if rank.first and not at:
-        uri, lock = _take(home, root)
+        try:
+            uri, lock = _take(home, root)
+        except Exception as exc:
+            fault = (
+                f"checkpoint storage {root} cannot be read ({exc}); see that it is there, or set "
+                "AIRWORTHY_CHECKPOINTS to one that is"
+            )
     try:
-        uri = from_first(uri, rank)
+        uri, fault = from_first((uri, fault), rank)
+        if fault:
+            raise CheckpointError(fault)
         yield Attempt(uri=uri, made_of=made_of, every=every, resume_from=resume_from)
     finally:
         lock.release()

@@ -34,7 +34,7 @@ from tasks.training.checkpoint_files import (
     upload,
 )
 from tasks.training.ranks import Rank, from_first
-from tasks.training.run import Position, Run
+from tasks.training.run import Position, Run, state_of, take_own
 
 KEEP = 2  # the newest checkpoints, beside the best
 FREE = ("epochs", "patience")  # hyper-parameters that may differ from the checkpoint's
@@ -67,6 +67,7 @@ class Checkpoints:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="airworthy-checkpoint-")
+        self._reading = Path(self._scratch.name) / "read"
         self._fs, self._root = fsspec.core.url_to_fs(self.uri)
         self._local = "file" in self._fs.protocol
         self.last = ""  # address of the newest finished one
@@ -143,7 +144,7 @@ class Checkpoints:
             if not self._local:
                 upload(folder, own, f"{self.uri}/{folder.name}")
             return {name: file_digest(folder / name) for name in own}, ""
-        except (CheckpointException, OSError, CheckpointError) as exc:
+        except (CheckpointException, Exception) as exc:  # whatever storage has of its own
             return {}, _words(exc)
 
     def _conclude(self, name: str, manifest: Manifest) -> str:
@@ -158,7 +159,7 @@ class Checkpoints:
             for old in checkpoints_in(self.uri)[KEEP:]:
                 if not old.endswith(best):
                     self._fs.rm(f"{self._root}/{old.rsplit('/', 1)[-1]}", recursive=True)
-        except OSError as exc:
+        except Exception as exc:
             return _words(exc)
         return ""
 
@@ -180,7 +181,7 @@ class Checkpoints:
         if fault:
             raise CheckpointError(fault)
         if uri:
-            folder, manifest = fetch(uri, Path(self._scratch.name))
+            folder, manifest = fetch(uri, self._reading)
             self._load(run, folder, manifest)
         self.last = uri if uri.startswith(self.uri) else ""
         return uri
@@ -190,7 +191,7 @@ class Checkpoints:
         self._sweep()
         for uri in checkpoints_in(self.uri):
             try:
-                fetch(uri, Path(self._scratch.name))
+                fetch(uri, self._reading)
             except CheckpointError as exc:
                 self._say(str(exc))
                 self._set_aside(uri)
@@ -203,7 +204,7 @@ class Checkpoints:
         exact = named.rsplit("/", 1)[-1].startswith(PREFIX)
         for uri in [named] if exact else checkpoints_in(named):
             try:
-                manifest = fetch(uri, Path(self._scratch.name))[1]
+                manifest = fetch(uri, self._reading)[1]
             except CheckpointError as exc:
                 if exact:
                     raise
@@ -265,32 +266,12 @@ class Checkpoints:
 
     def _set_aside(self, uri: str) -> None:
         name = uri.rsplit("/", 1)[-1]
-        self._fs.mv(f"{self._root}/{name}", f"{self._root}/damaged-{name}", recursive=True)
-
-
-def state_of(run: Run, rank: Rank, own: bool = True) -> dict[str, Any]:
-    """Everything that a checkpoint holds, tensors by name; reading into it changes the run.
-    ``own``: with what each rank has for itself, its random state and sum of losses."""
-    state: dict[str, Any] = {
-        "network": run.network.state_dict(),
-        "best": run.best,
-        "optimizer": {
-            name: run.optimizer.state[parameter]
-            for name, parameter in run.network.named_parameters()
-        },
-    }
-    if own:
-        state[f"rank{rank.number}"] = {"total": run.total, "random": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            state[f"rank{rank.number}"]["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def take_own(state: dict[str, torch.Tensor]) -> None:
-    """Set this rank's random state from what was read."""
-    torch.set_rng_state(state["random"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        aside = f"{self._root}/damaged-{name}"
+        self._fs.makedirs(aside, exist_ok=True)
+        for file in self._fs.find(f"{self._root}/{name}"):
+            self._fs.mv(file, f"{aside}/{file.rsplit('/', 1)[-1]}")
+        if self._local:
+            (Path(self._root) / name).rmdir()
 
 
 def _flat(made_of: dict[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,31 @@ def start(
     )
 
 
+def state_of(run: Run, rank: Rank, own: bool = True) -> dict[str, Any]:
+    """Everything that a checkpoint holds, tensors by name; reading into it changes the run.
+    ``own``: with what each rank has for itself, its random state and sum of losses."""
+    state: dict[str, Any] = {
+        "network": run.network.state_dict(),
+        "best": run.best,
+        "optimizer": {
+            name: run.optimizer.state[parameter]
+            for name, parameter in run.network.named_parameters()
+        },
+    }
+    if own:
+        state[f"rank{rank.number}"] = {"total": run.total, "random": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state[f"rank{rank.number}"]["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def take_own(state: dict[str, torch.Tensor]) -> None:
+    """Set this rank's random state from what was read."""
+    torch.set_rng_state(state["random"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
     """Make AdamW's moments now instead of at its first step, so that they can be read into."""
     for group in optimizer.param_groups:

@@ -77,7 +77,7 @@ def flown(job: Job, said: list[str] | None = None, rank: Rank | None = None) -> 
         watch = StoppingWatch(say, job.config, job.stop_after)
         fitted = fit(TOY, job.table, job.config, say, attempt=attempt, watch=watch)
         if who.first:
-            attempt.finish("0" * 64)
+            attempt.finish("0" * 64, say)
         return fitted
 
 
