@@ -18,9 +18,8 @@ import torch
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from feature_repo.errors import CheckpointError
 from feature_repo.home import file_digest, sync, write_atomically
@@ -35,6 +34,7 @@ from tasks.training.checkpoint_files import (
 )
 from tasks.training.ranks import Rank, from_first
 from tasks.training.run import Position, Run, state_of, take_own
+from tasks.training.staging import Staging
 
 KEEP = 2  # the newest checkpoints, beside the best
 FREE = ("epochs", "patience")  # hyper-parameters that may differ from the checkpoint's
@@ -63,7 +63,7 @@ class Checkpoints:
         self._every, self._resume_from = every, resume_from.rstrip("/")
         # Its own group: a collective of the writer's must not meet one of the training's.
         self._group = distributed.new_group(backend="gloo") if rank.world > 1 else None
-        self._stager = DefaultStager(StagingOptions(False, False, False, False))
+        self._staging = Staging()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="airworthy-checkpoint-")
@@ -85,13 +85,7 @@ class Checkpoints:
         if self.last.endswith(name):
             return  # an epoch's end that was due as well
         folder = Path(self._root if self._local else self._scratch.name) / name
-        written: Any = async_save(
-            state_of(run, self._rank),
-            storage_writer=FileSystemWriter(folder, thread_count=1),
-            process_group=self._group,
-            async_stager=self._stager,
-            no_dist=self._group is None,
-        )
+        state = self._staging.take(state_of(run, self._rank))
         manifest = Manifest(
             step=run.position.step,
             world=self._rank.world,
@@ -99,7 +93,7 @@ class Checkpoints:
             position=asdict(run.position),
             files={},
         )
-        self._pending = self._pool.submit(self._seal, written, folder, manifest)
+        self._pending = self._pool.submit(self._seal, state, folder, manifest)
 
     def wait(self) -> None:
         """Return when no checkpoint is being written."""
@@ -111,12 +105,11 @@ class Checkpoints:
         """Wait for the last one, and free what the writing needed."""
         self.wait()
         self._pool.shutdown()
-        self._stager.close()
         self._scratch.cleanup()
 
-    def _seal(self, written: Future[Any], folder: Path, manifest: Manifest) -> None:
-        """Of one checkpoint: digests of this rank's files, by rank 0 the manifest over all."""
-        files, fault = self._deliver(written, folder)
+    def _seal(self, state: dict[str, Any], folder: Path, manifest: Manifest) -> None:
+        """Write one checkpoint: digests of this rank's files, by rank 0 the manifest over all."""
+        files, fault = self._deliver(state, folder)
         told = [(files, fault)]
         if self._group is not None:
             told = [(files, fault)] * self._rank.world
@@ -134,11 +127,16 @@ class Checkpoints:
             self._say(f"checkpoint {uri} was not written, the training goes on: {fault}")
             shutil.rmtree(Path(self._root) / folder.name, ignore_errors=True)
 
-    def _deliver(self, written: Future[Any], folder: Path) -> tuple[dict[str, str], str]:
-        """Digests of the files that this rank wrote, sent on where they are for elsewhere; and
-        what went wrong, or nothing."""
+    def _deliver(self, state: dict[str, Any], folder: Path) -> tuple[dict[str, str], str]:
+        """Write this rank's files, and send them on where they are for elsewhere: their digests,
+        and what went wrong, or nothing."""
         try:
-            written.result()
+            save(
+                state,
+                storage_writer=FileSystemWriter(folder, thread_count=1),
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
             own = [p.name for p in folder.iterdir() if p.name.startswith(f"__{self._rank.number}_")]
             own += [".metadata"] if self._rank.first else []
             if not self._local:
