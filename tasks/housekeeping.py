@@ -23,6 +23,7 @@ from tasks.ledger import own_trust
 from tasks.resources import SIGNING_ENVIRONMENT, SIGNING_KEY, SMALL
 
 SEEN = "unneeded.json"
+ABANDONED = timedelta(days=7)  # a training that was killed may be gone on with until then
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -147,12 +148,28 @@ def unneeded(home: Home, needed: set[str]) -> Iterator[Path]:
     for path in sorted((home.root / "online").glob("[!.]*.db*")):
         if path.name.split(".")[0] not in services:
             yield path
+    yield from checkpoints(home, needed)
     yield from expired(home, datetime.now(timezone.utc))
 
 
+def checkpoints(home: Home, needed: set[str]) -> Iterator[Path]:
+    """Attempts at trainings that ended in weights which nothing needs, or that nobody went on with
+    for ``ABANDONED``. Those in object storage are the storage's own rules' to remove."""
+    before = time.time() - ABANDONED.total_seconds()
+    for attempt in sorted(home.root.glob("checkpoints/*/*/[0-9]*")):
+        finished = attempt / "finished"
+        if finished.exists():
+            if finished.read_text() not in needed:
+                yield attempt
+        elif _written(attempt) < before:
+            yield attempt
+
+
 def _may_be_cached(path: Path) -> bool:
-    """Whether Flyte's cache may name it as a step's output: it knows tables and folders."""
-    return path.parent.name in {"tables", "folders"} and not path.name.startswith(".")
+    """Whether Flyte's cache may name it as a step's output: it knows tables, folders and
+    checkpoints."""
+    held = path.parent.name in {"tables", "folders"} or "checkpoints" in path.parts
+    return held and not path.name.startswith(".")
 
 
 def _written(path: Path) -> float:

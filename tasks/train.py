@@ -18,7 +18,14 @@ from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
 from tasks.cache import code_cache
 from tasks.folders import store_folder
-from tasks.resources import NODES, RANKS_PER_NODE, TRAINING, WAITING_THREADS
+from tasks.resources import (
+    NODES,
+    RANKS_PER_NODE,
+    TOLERATIONS,
+    TRAINING,
+    WAITING_THREADS,
+    training_pod,
+)
 from tasks.steps import step
 from tasks.types import Folder, State, Step, TrainingConfig
 
@@ -48,6 +55,7 @@ COMMON: dict[str, Any] = {
     "cache": CACHE,
     "requests": TRAINING,
     "shared_memory": True,
+    "pod_template": training_pod(TOLERATIONS),
     "retries": 2,
     "timeout": timedelta(hours=6),
     "environment": {"PYTHONUNBUFFERED": "1", **WAITING_THREADS},

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tarfile
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,53 +12,28 @@ import yaml
 from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
 from flyteidl.core import types_pb2
 from google.protobuf.json_format import MessageToDict
+from packaged import named, packaged, pytorchjob
 
+from feature_repo.errors import ManifestError, TrainingError
+from feature_repo.home import crd_path
 from feature_repo.registry import get_use_case
+from serving.manifest_rules import check_schema
+from tasks.resources import training_pod
 
 ROOT = Path(__file__).parent.parent
 FLIGHTS = get_use_case("flights")
-KINDS = {"_1.pb": task_pb2.TaskSpec, "_2.pb": workflow_pb2.WorkflowSpec}
-KINDS["_3.pb"] = launch_plan_pb2.LaunchPlan
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every packaged object by its name."""
     folder = tmp_path_factory.mktemp("package")
-    archive = folder / "flyte.tgz"
-    command = [
-        str(Path(sys.executable).parent / "pyflyte"),
-        *("--pkgs", "workflows", "package", "--image", "registry.example/airworthy:v1"),
-        *("--output", str(archive), "--force", "--source", str(ROOT)),
-    ]
-    environment = os.environ | {"AIRWORTHY_NODES": "2", "AIRWORTHY_GPUS_PER_NODE": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    return packaged(
+        folder / "flyte.tgz",
+        AIRWORTHY_NODES="2",
+        AIRWORTHY_GPUS_PER_NODE="1",
+        AIRWORTHY_TOLERATIONS="nvidia.com/gpu=present:NoSchedule",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    objects: dict[str, Any] = {}
-    with tarfile.open(archive) as tar:
-        for member in tar.getmembers():
-            kind = next((k for suffix, k in KINDS.items() if member.name.endswith(suffix)), None)
-            content = tar.extractfile(member)
-            if kind is None or content is None:
-                continue
-            message = kind()
-            message.ParseFromString(content.read())
-            objects[member.name] = message
-    return objects
-
-
-def named(package: dict[str, Any], kind: type, name: str) -> Any:
-    """The one object of a kind of this name, in whatever module it is."""
-    identified: list[Any] = [m for m in package.values() if isinstance(m, kind)]
-    found = [m for m in identified if f".{_id(m).name}".endswith(f".{name}")]
-    assert len(found) == 1, (name, len(found))
-    return found[0]
-
-
-def _id(message: Any) -> Any:
-    return message.id if isinstance(message, launch_plan_pb2.LaunchPlan) else message.template.id
 
 
 def our_tasks(package: dict[str, Any]) -> dict[str, Any]:
@@ -92,9 +63,31 @@ def test_pytorchjob_for_two_nodes(package: dict[str, Any]) -> None:
     assert custom["elasticConfig"]["maxReplicas"] == 2
     assert custom["runPolicy"]["backoffLimit"] == 2
     assert custom["runPolicy"]["activeDeadlineSeconds"] == 21_600
-    requests = {r.name: r.value for r in spec.container.resources.requests}
-    gpu = task_pb2.TaskSpec().template.container.resources.GPU
-    assert requests[gpu] == "1"
+    pod = MessageToDict(spec.k8s_pod)["podSpec"]
+    assert pod["containers"][0]["resources"]["requests"]["gpu"] == "1"  # Flyte's word for it
+    (toleration,) = pod["tolerations"]
+    assert (toleration["key"], toleration["effect"]) == ("nvidia.com/gpu", "NoSchedule")
+    assert spec.extended_resources.HasField("shared_memory")
+
+
+def test_the_pytorchjob_that_flyte_makes_of_it_fits_its_schema(package: dict[str, Any]) -> None:
+    """As Flyte's plugin maps the task's fields; unknown fields are refused."""
+    crds = crd_path()
+    if crds is None:
+        pytest.skip("AIRWORTHY_CRDS names no folder of CRDs")
+    spec = named(package, task_pb2.TaskSpec, "train_on_nodes").template
+    job = pytorchjob(spec)
+    assert check_schema(job, crds / "pytorchjobs.yaml") == "v1"
+    job["spec"]["elasticPolicy"]["maxReplicas"] = "two"
+    with pytest.raises(ManifestError, match="elasticPolicy"):
+        check_schema(job, crds / "pytorchjobs.yaml")
+
+
+@pytest.mark.parametrize("told", ["gpu", "gpu:Never", ":NoSchedule", "a:NoSchedule,b"])
+def test_a_toleration_that_is_none_is_refused(told: str) -> None:
+    """At registration, with the way to write it."""
+    with pytest.raises(TrainingError, match="write key=value:NoSchedule"):
+        training_pod(told)
 
 
 def test_local_trainings_are_elastic_tasks_of_one_node(package: dict[str, Any]) -> None:
@@ -117,7 +110,7 @@ def test_cached_steps_have_versions_retries_timeouts_and_resources(
         assert metadata.discoverable, name
         assert len(metadata.discovery_version) >= 16, name
     for name, template in our_tasks(package).items():
-        assert template.container.resources.requests, name
+        assert template.container.resources.requests or template.HasField("k8s_pod"), name
         assert template.metadata.timeout.ToSeconds() > 0, name
         # A source that broke its promise is no fresher a second later.
         least = 0 if name == "check_freshness" else 1
@@ -154,7 +147,7 @@ def test_signing_tasks_ask_for_the_key(package: dict[str, Any]) -> None:
         "revoke_certificate", "reinstate_certificate", "retire_model", "begin_release",
         "look_at_release", "roll_back_release", "approve_release",
     }  # fmt: skip
-    trusting = {"evaluate", "score_requests", "audit_report", "clean_home"}
+    trusting = {"evaluate", "score_requests", "audit_report", "clean_home", "compare_runs"}
     asking = set()
     for name, template in our_tasks(package).items():
         environment = {pair.key: pair.value for pair in template.container.env}
@@ -174,7 +167,7 @@ def test_launch_form_has_defaults_and_descriptions(package: dict[str, Any]) -> N
     inputs = plan.spec.default_inputs.parameters
     assert set(inputs) == {
         "source", "training_start", "validation_start", "test_start", "test_end", "launcher",
-        "config", "promotion",
+        "config", "promotion", "resume_from", "checkpoint_steps",
     }  # fmt: skip
     assert not [name for name, parameter in inputs.items() if parameter.required]
     workflow = named(package, workflow_pb2.WorkflowSpec, "workflows.flights.flights")

@@ -63,6 +63,7 @@ def cleaned(flown: Flown, tmp_path_factory: pytest.TempPathFactory) -> Cleaned:
         "releases/weather/abc/.release.json.4a.tmp": b"half a release",
         "ledger/.head.next.5b.tmp": b"half a head",
         "trust/.revocations.json.6c.tmp": b"half a list",
+        f"checkpoints/weather/{ORPHAN[:16]}/1/finished": ORPHAN.encode(),
     }
     for name, content in leftovers.items():
         path = place.root / name
