@@ -40,6 +40,8 @@ def circumstances(directory: Path, execution: str, steps: list[Step]) -> dict[st
         "metrics": {key: measured[key] for key in ("rows", "days", "test", "reference")},
         "cost": {
             "seconds": round(sum(s.seconds for s in steps), 3),
+            "cpu_seconds": round(sum(s.cpu_seconds for s in steps), 3),
+            "gpu_seconds": round(sum(s.gpu_seconds for s in steps), 3),
             "steps": {s.name: s.seconds for s in steps},
         },
     }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from feature_repo.contract import UseCase
     from feature_repo.tables import Table
     from tasks.training.attempts import Attempt
+    from tasks.training.loop import Watch
     from tasks.types import TrainingConfig
 
 EPOCHS = 3
@@ -27,10 +28,11 @@ def fit_all(
     config: TrainingConfig,
     say: Callable[[str], None],
     attempt: Attempt | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Fitted, Fitted | None]:
-    """The model, and the fallback or None; for errors see ``fit``."""
+    """The model, which ``watch`` looks on, and the fallback or None; for errors see ``fit``."""
     with process_group():
-        fitted = fit(use_case, table, config, say, attempt=attempt)
+        fitted = fit(use_case, table, config, say, attempt=attempt, watch=watch)
         if not fallback_reasons(use_case):
             return fitted, None
         return fitted, fit(

@@ -175,8 +175,10 @@ def _cost(runs: Sequence[Run]) -> str:
         taken = [run.cost.get(name) for name in COST]
         if taken[0] is None:
             taken[0] = said.get("steps", {}).get("train")
-        rows.append([run.known.name, *map(_seconds, [*taken, said.get("seconds")])])
-    head = ["run", "training, s", "its CPU seconds", "its GPU seconds", "all steps, s"]
+        whole = [said.get(name) for name in ("seconds", "cpu_seconds", "gpu_seconds")]
+        rows.append([run.known.name, *map(_seconds, [*taken, *whole])])
+    head = ["run", "training: seconds", "CPU seconds", "GPU seconds", "all steps: seconds",
+            "CPU seconds", "GPU seconds"]  # fmt: skip
     return markdown_table(head, rows)
 
 

@@ -7,7 +7,8 @@ import logging
 import os
 import time
 import warnings
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, astuple
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from feature_repo.tables import Table
 from tasks.types import Folder, TrainingConfig
 
 if TYPE_CHECKING:
-    from tasks.training.run import Epoch
+    from tasks.watch.seen import Seen
 
 TRAINED = "airworthy.trained"  # the tag that holds the digest of the weights' folder
 EXECUTION = "airworthy.execution."  # and the id: a tag for each execution that the training served
@@ -73,23 +74,38 @@ def log_training(
     trained: Folder,
     training_set: Table,
     config: TrainingConfig,
-    curve: list[Epoch],
+    seen: Seen,
 ) -> None:
-    """Log parameters and the whole curve in one batch; a repeated call changes nothing."""
+    """Log parameters and all that was seen of the training, in batches; a repeated call changes
+    nothing."""
     with home.lock("mlflow"):
         mlflow = client(home)
         from mlflow.entities import Metric, Param
+        from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
         run = run_of(mlflow, home, use_case, trained)
         if mlflow.get_run(run).info.status == "FINISHED":
             return
         now = int(time.time() * 1000)
-        metrics = [
-            Metric(name, getattr(epoch, name), now, epoch.epoch)
-            for epoch in curve
-            for name in LOSSES
-        ]
+        metrics = [Metric(name, value, now, at) for name, value, at in _measured(seen)]
         params = [Param(k, json.dumps(v)) for k, v in asdict(config).items()]
         params.append(Param("training_set", training_set.digest))
-        mlflow.log_batch(run, metrics=metrics, params=params)
+        mlflow.log_batch(run, params=params)
+        for place in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+            mlflow.log_batch(run, metrics=metrics[place : place + MAX_METRICS_PER_BATCH])
         mlflow.set_terminated(run, "FINISHED")
+
+
+def _measured(seen: Seen) -> Iterator[tuple[str, float, int]]:
+    """Metrics by name, value and step, or epoch; one word for one thing with
+    ``tasks.watch.telemetry``."""
+    for epoch in seen.curve:
+        yield from ((name, getattr(epoch, name), epoch.epoch) for name in LOSSES)
+    for point in seen.points:
+        yield "step_loss", point.loss, point.step
+        yield "gradient_norm", point.gradient_norm, point.step
+        yield "rows_per_second", point.rows_per_second, point.step
+    for phase, seconds in seen.phases.items():
+        yield f"phase_seconds_{phase}", seconds, 0
+    for name, value in zip(COST, astuple(seen.cost), strict=True):
+        yield name, value, 0

@@ -6,12 +6,12 @@ ranks and nodes there are is a task of its own, fixed when it is registered.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flytekit import current_context, task
+from flytekit import Deck, current_context, task
 from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
 
 from feature_repo.registry import get_use_case
@@ -28,6 +28,12 @@ from tasks.resources import (
 )
 from tasks.steps import step
 from tasks.types import Folder, State, Step, TrainingConfig
+
+if TYPE_CHECKING:
+    from tasks.fit import Fitted
+    from tasks.training.attempts import Attempt
+    from tasks.training.ranks import Rank
+    from tasks.watch.seen import Seen
 
 CACHE = code_cache(
     "tasks.fallback",
@@ -58,6 +64,8 @@ COMMON: dict[str, Any] = {
     "pod_template": training_pod(TOLERATIONS),
     "retries": 2,
     "timeout": timedelta(hours=6),
+    "enable_deck": True,
+    "deck_fields": (),
     "environment": {"PYTHONUNBUFFERED": "1", **WAITING_THREADS},
 }
 
@@ -85,12 +93,14 @@ def _train(
 ) -> Trained:
     """Fit on this rank, the fallback too where one is declared; rank 0 stores the result and logs
     one MLflow run."""
-    from tasks.fallback import fit_all, save_all
+    from tasks.fallback import save_all
     from tasks.tracking import log_training
     from tasks.training.attempts import open_attempt
     from tasks.training.ranks import process_group
+    from tasks.watch.curves import page
+    from tasks.watch.watcher import spared
 
-    declared, home = get_use_case(use_case), state.home()
+    home = state.home()
     made_of = {
         "use_case": use_case,
         "declaration": declaration,
@@ -105,17 +115,18 @@ def _train(
         ) as attempt,
     ):
         if not rank.first:
-            fit_all(declared, training_set, config, lambda message: None, attempt)
+            _fit(use_case, training_set, config, attempt, rank, lambda message: None)
             return NOTHING
         with step("train") as s:
             tell_next(attempt.uri)
-            fitted, fallback = fit_all(declared, training_set, config, s.say, attempt)
-
-            def write(folder: Path) -> None:
-                save_all(fitted, fallback, config, folder)
-
-            trained = store_folder(home, "trained", write)
-            log_training(home, use_case, trained, training_set, config, fitted.curve)
+            fitted, fallback, seen = _fit(use_case, training_set, config, attempt, rank, s.say)
+            s.took(seen.cost)
+            trained = store_folder(
+                home, "trained", lambda folder: save_all(fitted, fallback, config, folder)
+            )
+            log_training(home, use_case, trained, training_set, config, seen)
+            with spared(s.say):
+                Deck("Training", page(seen))
             attempt.finish(trained.digest, s.say)
             s.say(
                 f"{fitted.training_rows:,} training and {fitted.validation_rows:,} validation "
@@ -123,6 +134,31 @@ def _train(
                 f"weights {trained.digest[:12]}, checkpoint {fitted.checkpoint or 'none'}"
             )
     return Trained(trained, fitted.checkpoint, s.record)
+
+
+def _fit(
+    use_case: str,
+    training_set: Table,
+    config: TrainingConfig,
+    attempt: Attempt,
+    rank: Rank,
+    say: Callable[[str], None],
+) -> tuple[Fitted, Fitted | None, Seen]:
+    """Model, fallback and what was seen of them; rank 0 looks on."""
+    from tasks.fallback import fit_all
+    from tasks.watch.seen import Meter, Seen
+    from tasks.watch.watcher import watching
+
+    declared, meter = get_use_case(use_case), Meter()
+    if rank.first:
+        with watching(use_case, config, say) as watch:
+            fitted = fit_all(declared, training_set, config, watch.say, attempt, watch)
+        points = watch.points
+    else:
+        fitted, points = fit_all(declared, training_set, config, say, attempt), []
+    model, fallback = fitted
+    cost = meter.read(rank)
+    return model, fallback, Seen(curve=model.curve, points=points, phases=model.phases, cost=cost)
 
 
 def told_before() -> str:

@@ -51,6 +51,8 @@ class Step:
     seconds: float
     finished_at: str
     message: str
+    cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tasks.training.run import Epoch, Run
 if TYPE_CHECKING:
     from tasks.training.checkpoints import Checkpoints
     from tasks.training.parts import Part, Parts
+    from tasks.training.run import Position
     from tasks.types import TrainingConfig
 
 VALIDATION_BATCH = 16_384
@@ -30,13 +31,13 @@ class Phases:
     seconds that the CPU spent, which waits for the device where a number is read."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
+    last: float = field(default_factory=time.perf_counter)
 
     def mark(self, phase: str) -> None:
         """What passed since the last mark was ``phase``."""
         now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
-        self._last = now
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
+        self.last = now
 
 
 class Watch:
@@ -45,6 +46,10 @@ class Watch:
     def __init__(self, say: Callable[[str], None], config: TrainingConfig) -> None:
         self.phases = Phases()
         self._say, self._epochs = say, config.epochs
+
+    def begin(self, position: Position, steps: int) -> None:
+        """The training begins or goes on at ``position``, which moves with it; it takes ``steps``
+        at the most, those before included."""
 
     def step(self, step: int, rows: int) -> None:
         """A global batch of ``rows`` is done, the ``step``-th of the training."""
@@ -83,6 +88,7 @@ def train(run: Run, course: Course) -> None:
         TrainingError: no step was done for too long.
     """
     phases = course.watch.phases
+    course.watch.begin(run.position, course.config.epochs * course.steps_per_epoch)
     with course.canary.alarm():
         while not run.position.done(course.config):
             _rest_of_epoch(run, course)

@@ -24,9 +24,11 @@ from feature_repo.tables import write_table
 from tasks.registry import register_version
 from tasks.run_pairs import pairs_with_first
 from tasks.runs import find_runs
+from tasks.steps import Cost
 from tasks.tracking import client, experiment_id, log_training, tag_execution
 from tasks.training.run import Epoch
 from tasks.types import TrainingConfig
+from tasks.watch.seen import Seen
 from workflows import experiments
 
 ROWS = 2400
@@ -79,7 +81,9 @@ def trained(home: Home, name: str, slope: float, rows: pa.Table) -> Judged:
     table = write_table(home, "training_set", rows)
     made = judged(home, slope, table=table)
     config = replace(TrainingConfig(), width=int(slope * 100) + 1)
-    log_training(home, "toy", made.trained, table, config, CURVE)
+    cost = Cost(seconds=2.0, cpu_seconds=3.5, gpu_seconds=0.0)
+    seen = Seen(curve=CURVE, points=[], phases={}, cost=cost)
+    log_training(home, "toy", made.trained, table, config, seen)
     register_version(home, "toy", directory_of(home, made), made.trained, f"local-{name}")
     return made
 
@@ -119,6 +123,7 @@ def test_any_name_of_a_run_will_do(told: Told) -> None:
         assert one.known.name == made.version
         assert other.certificate is not None
         assert one.curve["validation_loss"] == [0.5, 0.25, 0.5 / 3]
+        assert list(one.cost.values()) == [2.0, 3.5, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +164,7 @@ def test_only_what_differs_is_told_and_only_what_is_significant_is_called_so(
     assert f"{told.version('alike')} against 1.0.0: auc" in page
     assert "not significant at 95 %" in page
     pictures = pictures_of_deck("Comparison")
-    assert len(pictures) == 2  # curves and differences: these runs told no cost
+    assert len(pictures) == 3
     assert all(picture.startswith(b"\x89PNG") and len(picture) > 5000 for picture in pictures)
 
 

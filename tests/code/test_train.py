@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import rich_click as click
+from decks import pictures_of_deck
 from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.interaction.click_types import JsonParamType
@@ -77,6 +78,22 @@ def test_two_ranks_learn_what_one_process_learns(one: Fitted, table: Table, tmp_
     assert two[0]["training_loss"] == pytest.approx(one.curve[0].training_loss, abs=1e-3)
     assert record["training_rows"] == one.training_rows
     assert record["validation_rows"] == one.validation_rows
+    check_seen(home, made.step)
+
+
+def check_seen(home: Home, done: Step) -> None:
+    """The Deck of rank 0, MLflow's run and the step's record say what was seen and what it took."""
+    (picture,) = pictures_of_deck("Training")
+    assert picture.startswith(b"\x89PNG")
+    mlflow = client(home)
+    (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("weather").experiment_id])
+    told = run.data.metrics
+    assert 0 < told["training_seconds"] < done.seconds
+    assert told["training_cpu_seconds"] == pytest.approx(done.cpu_seconds, abs=1e-3)
+    assert told["training_gpu_seconds"] == done.gpu_seconds == 0
+    assert told["phase_seconds_backward"] > 0
+    assert told["step_loss"] == pytest.approx(told["training_loss"], rel=0.5)
+    assert {"gradient_norm", "rows_per_second", "validation_loss"} <= set(told)
 
 
 def test_same_seed_gives_the_same_curve(weather: UseCase, one: Fitted, table: Table) -> None:
