@@ -32,9 +32,10 @@ from serving.predictor import Predictor
 from serving.preprocess import UNKNOWN, Preprocessor
 from tasks.fit import Fitted, fit
 from tasks.state import open_state
+from tasks.tracking import client
 from tasks.train import train_two_ranks
 from tasks.training.parts import columns_of
-from tasks.types import DEFAULTS, State, TrainingConfig
+from tasks.types import DEFAULTS, State, Step, TrainingConfig
 
 CONFIG = TrainingConfig(**(SHORT | {"epochs": 2, "dropout": 0.0, "batch_size": 512}))  # type: ignore[arg-type]  # one dict of ints and floats
 
@@ -92,7 +93,7 @@ def check_seen(home: Home, done: Step) -> None:
     assert told["training_cpu_seconds"] == pytest.approx(done.cpu_seconds, abs=1e-3)
     assert told["training_gpu_seconds"] == done.gpu_seconds == 0
     assert told["phase_seconds_backward"] > 0
-    assert told["step_loss"] == pytest.approx(told["training_loss"], rel=0.5)
+    assert told["step_loss"] > told["training_loss"]  # of the batches before, too
     assert {"gradient_norm", "rows_per_second", "validation_loss"} <= set(told)
 
 
