@@ -45,10 +45,14 @@ METRICS = {
     "airworthy_training_rows_per_second": Metric(GAUGE, "Rows that are learnt a second"),
     "airworthy_training_loss": Metric(GAUGE, "Mean loss of the last epoch", ("part",)),
     "airworthy_training_phase_seconds_total": Metric(COUNTER, "Seconds by phase", ("phase",)),
-    "process_cpu_seconds_total": Metric(COUNTER, "CPU seconds of rank 0, user and system"),
-    "process_resident_memory_bytes": Metric(GAUGE, "Resident memory of rank 0"),
-    "node_memory_MemTotal_bytes": Metric(GAUGE, "Memory of the machine"),
-    "node_memory_MemAvailable_bytes": Metric(GAUGE, "Memory that is free or could be made so"),
+    # Of rank 0, and of its machine. One name has one meaning, word for word, or a Pushgateway and
+    # Prometheus complain.
+    "process_cpu_seconds_total": Metric(
+        COUNTER, "Total user and system CPU time spent in seconds."
+    ),
+    "process_resident_memory_bytes": Metric(GAUGE, "Resident memory size in bytes."),
+    "node_memory_MemTotal_bytes": Metric(GAUGE, "Memory information field MemTotal_bytes."),
+    "node_memory_MemAvailable_bytes": Metric(GAUGE, "Memory information field MemAvailable_bytes."),
     "DCGM_FI_DEV_CPU_UTIL_TOTAL": Metric(GAUGE, "CPU utilization of the machine (0 to 1)"),
     "DCGM_FI_DEV_GPU_UTIL": Metric(GAUGE, "GPU utilization (in %)", _GPU),
     "DCGM_FI_DEV_MEM_COPY_UTIL": Metric(GAUGE, "Memory utilization (in %)", _GPU),

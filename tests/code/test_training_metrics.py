@@ -38,13 +38,14 @@ def collector() -> Iterator[Collector]:
     collector.close()
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Pushgateway."""
-    address = f"127.0.0.1:{free_port()}"
-    with subprocess.Popen(
-        ["prometheus-pushgateway", f"--web.listen-address={address}"],
-        cwd=tmp_path_factory.mktemp("gateway"), stderr=subprocess.DEVNULL,
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[str]:
+    """The address of a Pushgateway, which complains of nothing that it gets."""
+    address, log = f"127.0.0.1:{free_port()}", tmp_path / "log"
+    with log.open("w") as file, subprocess.Popen(
+        # Debian's would keep what it gets in a file of the machine's.
+        ["prometheus-pushgateway", f"--web.listen-address={address}", "--persistence.file="],
+        stderr=file,
     ) as process:  # fmt: skip
         for _ in range(200):
             try:
@@ -54,6 +55,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.05)
         yield address
         process.terminate()
+    assert "This is bad" not in log.read_text()
 
 
 def scraped(address: str) -> str:
