@@ -239,13 +239,15 @@ def _differences(figure: Figure, task: str, runs: Sequence[Run], pairs: Sequence
 
 
 def _bars(figure: Figure, runs: Sequence[Run]) -> None:
-    """Seconds, CPU seconds and GPU seconds side by side, each with its own scale."""
-    titles = ("seconds", "CPU seconds", "GPU seconds")
-    for place, (name, title) in enumerate(zip(COST, titles, strict=True), start=1):
-        axes: Axes = figure.add_subplot(1, 3, place)
+    """Seconds, CPU seconds and GPU seconds side by side, each with its own scale; what no run
+    took is left out."""
+    titles = dict(zip(COST, ("seconds", "CPU seconds", "GPU seconds"), strict=True))
+    taken = [name for name in COST if any(run.cost.get(name) for run in runs)]
+    for place, name in enumerate(taken, start=1):
+        axes: Axes = figure.add_subplot(1, len(taken), place)
         values = [run.cost.get(name, 0.0) for run in runs]
         axes.barh(range(len(runs)), values, color=colours(len(runs)), height=0.6)
         axes.set_yticks(range(len(runs)), [r.known.name for r in runs] if place == 1 else [])
         axes.invert_yaxis()
-        axes.set_title(title, fontsize=9, loc="left")
+        axes.set_title(titles[name], fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
