@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 from filelock import FileLock, Timeout
 
-from feature_repo.errors import CheckpointError
+from feature_repo.errors import CheckpointError, TrainingError
 from feature_repo.home import Home, checkpoint_storage
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.ranks import Rank, from_first
@@ -74,7 +74,10 @@ def open_attempt(
 
     Raises:
         CheckpointError: the storage cannot be read.
+        TrainingError: ``every`` is negative.
     """
+    if every < 0:
+        raise TrainingError(f"checkpoint_steps is {every}, but must be 0 (none) or more; mend it")
     told = json.dumps(made_of | {"ranks": rank.world, "from": resume_from}, sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
     root = f"{checkpoint_storage(home)}/{made_of['use_case']}/{key}"

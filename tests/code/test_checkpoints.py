@@ -11,7 +11,7 @@ import pytest
 from toy import toy_training_set
 from training_helpers import SMALL, Job, StoppedError, finished, flown, same, weights
 
-from feature_repo.errors import CheckpointError
+from feature_repo.errors import CheckpointError, TrainingError
 from feature_repo.home import Home
 from feature_repo.tables import Table
 from tasks.fit import Fitted
@@ -144,6 +144,8 @@ def test_a_checkpoint_asked_for_by_name_is_taken_or_refused(
         CheckpointError, match="holds no whole checkpoint; name the folder of a run"
     ):
         flown(Job(home=tmp_path / "none", table=table, resume_from=str(tmp_path / "nowhere")))
+    with pytest.raises(TrainingError, match="checkpoint_steps is -5, but must be 0"):
+        flown(Job(home=tmp_path / "minus", table=table, every=-5))
     harm(newest(tmp_path) / ".metadata", "flip")
     with pytest.raises(CheckpointError, match=r"file \.metadata is not what was written"):
         flown(Job(home=tmp_path / "bad", table=table, resume_from=str(newest(tmp_path))))
