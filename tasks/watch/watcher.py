@@ -53,6 +53,8 @@ class Watcher(Watch):
     def begin(self, position: Position, steps: int) -> None:
         """See ``Watch.begin``."""
         self._position, self._step = position, position.step
+        # Where it went back, what came after is undone.
+        self.points = [point for point in self.points if point.step <= position.step]
         if self._bar is not None:
             self._bar.reset(steps)
             self._bar.update(position.step)

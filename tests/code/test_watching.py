@@ -173,6 +173,8 @@ def test_curves_of_a_long_training_are_thinned(monkeypatch: pytest.MonkeyPatch) 
     assert 10 <= len(steps) <= 21
     assert steps[-1] == 1000
     assert len({b - a for a, b in itertools.pairwise(steps[:-1])}) == 1
+    watch.begin(Position(step=500), 1000)  # a canary's way back
+    assert [point.step for point in watch.points] == [step for step in steps if step <= 500]
 
 
 def test_the_picture_is_drawn(unwatched: Fitted) -> None:
