@@ -117,7 +117,7 @@ def judged_only(
         "sources": [SourceFile("flights.csv", "5" * 64, 1234)],
         "views": [training_set],
         "split_dates": [datetime(2013, month, 1, tzinfo=timezone.utc) for month in (1, 10, 11, 12)],
-        "steps": [Step("train", 1.5, "2026-01-01T00:00:00+00:00", "")],
+        "steps": [Step("train", 1.5, "2026-01-01T00:00:00+00:00", "", 2.25, 0.5)],
     }
     return {**inputs, **made_from}, trained
 

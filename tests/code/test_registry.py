@@ -54,7 +54,8 @@ def test_the_certificate_tells_the_whole_story(template: tuple[Home, Judged, Jud
     assert told["data"]["quarantine"]["rows"] == 2
     assert told["training"]["table"] == good.training_set.digest
     assert set(told["training"]["splits"]) == {"training", "validation", "test"}
-    assert told["cost"]["seconds"] == 1.5
+    cost = {"seconds": 1.5, "cpu_seconds": 2.25, "gpu_seconds": 0.5, "steps": {"train": 1.5}}
+    assert told["cost"] == cost
     assert len(told["code"]["lock"]) == 64
     assert told["metrics"]["test"]["ci"]["auc"]
     life = datetime.fromisoformat(told["expires_at"]) - datetime.fromisoformat(told["issued_at"])
