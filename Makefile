@@ -76,6 +76,7 @@ bench: .venv/.installed redis wrk
 	$(BIN)/python benchmarks/online.py
 	$(BIN)/python benchmarks/features.py --quick
 	$(BIN)/python benchmarks/serving.py --quick
+	$(BIN)/python benchmarks/training.py --quick
 
 lock: .venv/.installed  ## pin every version again; no hosts, no hashes, torch without its local tag
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra train --extra serve --extra dev $(FIND_LINKS) \

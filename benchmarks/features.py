@@ -19,8 +19,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # before this folder, where serving.py is a benchmark
+
+from benchmarks.targets import Target, told  # noqa: E402
 
 WORK = Path(__file__).parent / "features_work.py"
 YEARS = {"337k": 1, "1M": 3, "10M": 30}
@@ -43,21 +48,6 @@ TRIED = {
     "translated anew, 9.9 since it is once. Each chunk reads its views' month before it once more, "
     "which is 3 % of it.",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """One figure with its limit: ``value <= limit``, or ``>=`` where more is better."""
-
-    name: str
-    value: float
-    limit: float
-    more: bool = False
-
-    @property
-    def met(self) -> bool:
-        """Whether the limit is kept."""
-        return self.value >= self.limit if self.more else self.value <= self.limit
 
 
 @dataclass
@@ -169,21 +159,9 @@ def targets(sizes: dict[str, Size]) -> list[Target]:
 
 def report(sizes: dict[str, Size], path: Path | None) -> bool:
     """Print every ratio with its target, and write them to ``path``; whether all are met."""
-    found = targets(sizes)
-    print()
-    for target in found:
-        sign, verdict = (">=", "<=")[not target.more], "met" if target.met else "MISSED"
-        print(f"{target.name:62} {target.value:8.3f} {sign} {target.limit:<6.3g} {verdict}")
-    for about, tried in TRIED.items():
-        if any(about in target.name and not target.met for target in found):
-            print(f"\n{about}: {tried}")
-    if path:
-        record = {
-            "targets": [asdict(target) | {"met": target.met} for target in found],
-            "runs": {name: size.runs for name, size in sizes.items()},
-        }
-        path.write_text(json.dumps(record, indent=2))
-    return all(target.met for target in found)
+    return told(
+        targets(sizes), TRIED, path, {"runs": {name: size.runs for name, size in sizes.items()}}
+    )
 
 
 def main(arguments: list[str]) -> int:

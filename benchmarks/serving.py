@@ -23,17 +23,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # before this folder, where this file hides a package
+
+from benchmarks.targets import Target, ratio, told  # noqa: E402
+
 OURS, OURS_V2, KSERVE_V2 = "ours V1", "ours V2 binary", "kserve V2 binary"
 PEERS = ("kserve V1", "kserve V1, no logs", "FastAPI", "MLServer", "LitServe", "BentoML")
 SIZES = ("1", "64")
 LONG = {"rounds": 7, "seconds": 4.0, "inproc": 15}
 QUICK = {"rounds": 3, "seconds": 1.0, "inproc": 5}
-Runs = dict[str, list[dict[str, float]]]
 
 # What was tried where a target was missed; printed where it is missed again.
 TRIED = {
@@ -58,32 +60,6 @@ TRIED = {
     "batch of one time, instants in UTC as they are. Left: one dictionary look-up a row, and each "
     "row's ages as JSON.",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """One figure with its limit: ``value <= limit``, or ``>=`` where more is better. No value:
-    a contender could not be measured, and the target is missed."""
-
-    name: str
-    value: float | None
-    limit: float
-    more: bool = False
-
-    @property
-    def met(self) -> bool:
-        """Whether the limit is kept."""
-        if self.value is None:
-            return False
-        return self.value >= self.limit if self.more else self.value <= self.limit
-
-
-def ratio(runs: Runs, one: str, other: str, what: str) -> float | None:
-    """Median over the rounds of one contender's figure over another's, which ran beside it."""
-    if not runs.get(one) or not runs.get(other):
-        return None
-    pairs = zip(runs[one], runs[other], strict=True)
-    return statistics.median(a[what] / b[what] for a, b in pairs)
 
 
 def socket_targets(found: dict[str, Any]) -> list[Target]:
@@ -176,21 +152,7 @@ def report(sockets: dict[str, Any], inproc: dict[str, Any], path: Path | None) -
     show_sockets(sockets)
     show_inproc(inproc)
     found = socket_targets(sockets) + inproc_targets(inproc)
-    print()
-    for target in found:
-        sign, verdict = (">=", "<=")[not target.more], "met" if target.met else "MISSED"
-        value = "none" if target.value is None else f"{target.value:.3f}"
-        print(f"{target.name:72} {value:>8} {sign} {target.limit:<6.3g} {verdict}")
-    for about, tried in TRIED.items():
-        if any(about in target.name and not target.met for target in found):
-            print(f"\n{about}: {tried}")
-    if path:
-        record = {
-            "targets": [asdict(target) | {"met": target.met} for target in found],
-            "sockets": sockets, "inproc": inproc,
-        }  # fmt: skip
-        path.write_text(json.dumps(record, indent=2) + "\n")
-    return all(target.met for target in found)
+    return told(found, TRIED, path, {"sockets": sockets, "inproc": inproc})
 
 
 def work(name: str, *arguments: object) -> Any:

@@ -16,13 +16,13 @@ from pathlib import Path
 PEERS = Path(__file__).parents[1] / "serving_peers"
 
 
-def python_of(name: str) -> Path:
-    """Interpreter of a peer's environment.
+def python_of(name: str, peers: Path = PEERS) -> Path:
+    """Interpreter of the environment of a peer whose pins are in the folder ``peers``.
 
     Raises:
         RuntimeError: it cannot be made, with what uv said.
     """
-    pins = PEERS / f"{name}.txt"
+    pins = peers / f"{name}.txt"
     digest = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "airworthy" / "bench-envs" / f"{name}-{digest}"

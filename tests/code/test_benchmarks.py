@@ -1,4 +1,4 @@
-"""The benchmarks of views and server say where a target is missed, and write it down."""
+"""The benchmarks of views, server and training say where a target is missed, and write it down."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ def features(monkeypatch: pytest.MonkeyPatch) -> Any:
 def serving(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The benchmark of the server."""
     return script(monkeypatch, "serving")
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark of the training loop."""
+    return script(monkeypatch, "training")
 
 
 def sizes(features: Any, **changed: float) -> dict[str, Any]:
@@ -168,3 +174,103 @@ def test_a_peer_that_could_not_be_measured_is_a_missed_target(
     missed = [line for line in said.splitlines() if line.endswith("MISSED")]
     assert len(missed) == 2
     assert all("MLServer" in line and "none" in line for line in missed)
+
+
+def trained(training: Any, **changed: float) -> dict[str, Any]:
+    """Figures that meet every target but for what is changed, as factors of a cost."""
+    costs = {"floor": 1.0, "ours": 1.05, "ours, 2 ranks": 1.5, **dict.fromkeys(training.PEERS, 1.4)}
+    runs = {
+        # A machine that is at half its speed in one round: what ran beside it tells.
+        str(size): {
+            name: [
+                dict.fromkeys(("wall", "cpu"), cost * factor * changed.get(name, 1.0))
+                for factor in (1e-5, 2e-5, 1e-5)
+            ]
+            for name, cost in costs.items()
+        }
+        for size in training.SIZES
+    }
+    saves = {
+        "ours, held up": 0.002, "ours, whole": 0.06, "torch.save": 0.01, "DCP save": 0.05,
+    }  # fmt: skip
+    return {
+        "loops": {"runs": runs, "absent": {}},
+        "canaries": blocks(0.2, 0.001 * changed.get("canaries", 1)),
+        "checkpoints": blocks(1.0, 0.05 * changed.get("checkpoints", 1)),
+        **{
+            size: {
+                "runs": {k: [{"wall": v * changed.get(k, 1)}] * 3 for k, v in saves.items()},
+                "parameters": parameters, "tensors": 97,
+            }
+            for size, parameters in (("demo", 176_955), ("large", 50_000_000))
+        },
+        "mlflow": [
+            {
+                "first record": {"cpu": 0.2 * changed.get("first record", 1)},
+                "next record": {"cpu": 0.03},
+            }
+        ] * 3,
+    }  # fmt: skip
+
+
+def blocks(without: float, more: float) -> list[dict[str, float]]:
+    """Three pairs of blocks, one of them beside something else."""
+    costs = [without + more, without, 3 * without + more, 3 * without, without + more, without]
+    return [{"wall": cost, "cpu": cost} for cost in costs]
+
+
+def test_the_loops_targets_are_written_with_their_values(training: Any, tmp_path: Path) -> None:
+    """The floor and each peer at each size, saves, and what canaries, checkpoints, MLflow add."""
+    assert training.report(trained(training), tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    values = {target["name"]: target["value"] for target in found["targets"]}
+    assert len(values) == 2 * 2 * 4 + 2 * 2 + 5
+    assert values["CPU a row of ours / floor, batch 1024"] == pytest.approx(1.05)
+    assert values["time a row of ours / Lightning, batch 4096"] == pytest.approx(0.75)
+    assert values["held up by a save / torch.save, 0.2M parameters"] == pytest.approx(0.2)
+    assert values["CPU of canaries / of a step"] == pytest.approx(0.005)
+    # Six epochs of 120 steps, 20 in a block of a second; five hidden saves and one waited for.
+    lost = (5 * 0.05 + 0.06) / 36
+    assert values["time that checkpoints take / run"] == pytest.approx(lost)
+    record = "CPU of MLflow's record / run, MLflow's start counted"
+    assert values[record] == pytest.approx(0.2 / (0.05 * 720))
+    assert set(found) >= {"loops", "canaries", "checkpoints", "demo", "large", "mlflow"}
+
+
+@pytest.mark.parametrize(
+    ("work", "factor", "name"),
+    [
+        ("ours", 1.25, "CPU a row of ours / floor, batch 4096"),
+        ("Lightning", 0.74, "time a row of ours / Lightning, batch 1024"),
+        ("ours, held up", 1.6, "held up by a save / torch.save, 50.0M parameters"),
+        ("canaries", 2.1, "CPU of canaries / of a step"),
+        ("checkpoints", 3.0, "time that checkpoints take / run"),
+        ("first record", 2.0, "CPU of MLflow's record / run, MLflow's start counted"),
+    ],
+)
+def test_the_loops_missed_target_is_named(
+    training: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], work: str, factor: float,
+    name: str,
+) -> None:  # fmt: skip
+    """On the page and in the file."""
+    assert not training.report(trained(training, **{work: factor}), tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())["targets"]
+    assert name in [target["name"] for target in found if not target["met"]]
+    said = capsys.readouterr().out
+    assert any(name in line and line.endswith("MISSED") for line in said.splitlines())
+
+
+def test_lightning_that_cannot_be_installed_is_a_missed_target(
+    training: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With why; the others are measured all the same."""
+    found = trained(training)
+    for runs in found["loops"]["runs"].values():
+        del runs["Lightning"]
+    found["loops"]["absent"]["Lightning"] = "no such wheel"
+    assert not training.report(found, None)
+    said = capsys.readouterr().out
+    assert "NOT MEASURED: Lightning: no such wheel" in said
+    missed = [line for line in said.splitlines() if line.endswith("MISSED")]
+    assert len(missed) == 4
+    assert all("Lightning" in line and "none" in line for line in missed)
