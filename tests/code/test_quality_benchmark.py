@@ -1,0 +1,65 @@
+"""The benchmark of quality says who is ahead, and only where the paired interval says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_benchmarks import script
+from toy import TOY, toy_rows
+
+from feature_repo.tables import Table
+from tasks.rows import labelled_rows
+from tasks.types import TrainingConfig
+
+
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark."""
+    return script(monkeypatch, "quality")
+
+
+def scored(quality: Any, noise: dict[str, float]) -> tuple[Any, dict[str, list[Any]]]:
+    """Toy rows, and scores of two seeds a contender: the label's log-odds with some noise."""
+    rows = labelled_rows(TOY, toy_rows(), "test")
+    data = quality.contenders.Data(
+        use_case=TOY, table=Table("training_set", "", "", "", 0), parts={"test": rows}
+    )
+    rng = np.random.default_rng(0)
+    raw = 2.0 * rows.target - 1.0 + rng.normal(0, 1, len(rows))
+    scores = {
+        name: [1 / (1 + np.exp(-raw - rng.normal(0, size, len(rows)))) for _ in range(2)]
+        for name, size in noise.items()
+    }
+    scores[quality.CONSTANT] = [np.full(len(rows), rows.target.mean())]
+    return data, scores
+
+
+@pytest.mark.parametrize(
+    ("noise", "met"),
+    [((0.1, 1.0), [True, True]), ((1.0, 0.1), [False, False]), ((0.5, 0.5), [False, False])],
+)
+def test_tabm_is_ahead_where_both_intervals_say_so(
+    quality: Any, tmp_path: Path, noise: tuple[float, float], met: list[bool]
+) -> None:
+    """Ahead, behind, alike; every figure is written."""
+    made = scored(quality, dict(zip((quality.TABM, quality.LIGHTGBM), noise, strict=True)))
+    found = quality.measured(*made)
+    assert quality.report(*found, {"seeds": 2}, tmp_path / "out.json") == all(met)
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert [target["met"] for target in told["targets"]] == met
+    assert all(target["low"] < target["value"] < target["high"] for target in told["targets"])
+    assert len(told["figures"]["TabM"]["auc"]) == 2
+    assert told["figures"]["constant"]["auc"] == [0.5]
+
+
+def test_as_many_trials_and_the_best_is_taken(quality: Any) -> None:
+    """LightGBM had as many trials as TabM, whose best are the platform's defaults."""
+    tabm, boosting = (quality.trials(name) for name in (quality.TABM, quality.LIGHTGBM))
+    assert len(tabm) == len(boosting) > 1
+    config = TrainingConfig.from_dict({"model": "tabm"})
+    best = quality.best(quality.TABM)
+    assert {name: getattr(config, name) for name in best} == best
