@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Where wheels lie in a folder of their own (an offline mirror), uv is told; elsewhere nothing.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: demo test serve lint bench drills lock feast manifests redis wrk nginx pushgateway java clean
+.PHONY: demo test serve lint bench drills lock feast manifests redis postgres wrk nginx pushgateway java clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Airworthy needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -28,18 +28,23 @@ demo: .venv/.installed  ## raw flights to a certified model that answered over H
 serve: .venv/.installed  ## keep the champion of $(USE_CASE) up on $(PORT)
 	$(BIN)/python -m serving.server --use-case $(USE_CASE) --champion --port $(PORT) --home $(HOME_DIR) --allow-development-key
 
-test: .venv/.installed redis nginx wrk pushgateway java .venv/spark/.installed
+test: .venv/.installed redis postgres nginx wrk pushgateway java .venv/spark/.installed
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 DRILLS := tests/drills tests/data/test_spark.py tests/data/test_properties.py tests/code/test_registry.py tests/code/test_segments.py tests/code/test_openapi.py
 
-drills: .venv/.installed redis nginx wrk pushgateway java .venv/spark/.installed  ## long forms: kills, a week's stream, a year on Spark
+drills: .venv/.installed redis postgres nginx wrk pushgateway java .venv/spark/.installed  ## long forms: kills, a week's stream, a year on Spark
 	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q $(DRILLS)
 
 redis:  ## a redis-server for tests and benchmarks: installed from Debian where root lacks one
 	@command -v redis-server >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends redis-server; } || \
 		{ echo "redis-server is needed: install it (Debian: apt-get install redis-server)"; exit 1; }
+
+postgres:  ## a PostgreSQL for the tests of sweeps: installed from Debian where root lacks one
+	@PATH="$$PATH:$$(echo /usr/lib/postgresql/*/bin)" command -v postgres >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends postgresql; } || \
+		{ echo "PostgreSQL is needed: install it (Debian: apt-get install postgresql)"; exit 1; }
 
 wrk:  ## the load of benchmarks/serving.py: installed from Debian where root lacks it
 	@command -v wrk >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \

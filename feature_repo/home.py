@@ -111,6 +111,12 @@ def pushgateway() -> str:
     return os.environ.get("AIRWORTHY_PUSHGATEWAY", "")
 
 
+def sweep_storage() -> str:
+    """Where the trials of sweeps are: ``$AIRWORTHY_SWEEP_STORAGE`` (a PostgreSQL URL); empty: a
+    journal in the home."""
+    return os.environ.get("AIRWORTHY_SWEEP_STORAGE", "")
+
+
 def signing_key_path() -> Path | None:
     """Private key (PEM, ed25519) of ``$AIRWORTHY_SIGNING_KEY``; None: the development key."""
     value = os.environ.get("AIRWORTHY_SIGNING_KEY")

@@ -111,7 +111,8 @@ def _seen(home: Home) -> dict[str, float]:
 
 
 def needed_digests(home: Home) -> set[str]:
-    """``accounted_digests``, and those of the tables in each version of the features.
+    """``accounted_digests``, and those of the tables in each version of the features and of the
+    training sets of sweeps that are not over.
 
     Raises:
         LedgerError: the ledger was changed, so what it needs cannot be known.
@@ -120,6 +121,8 @@ def needed_digests(home: Home) -> set[str]:
     found = accounted_digests(home)
     for version in (home.root / "offline").glob("*/[0-9]*.json"):
         found |= set(DIGEST.findall(version.read_text()))
+    for sweep in (home.root / "sweeps").glob("*/sweep.json"):
+        found |= set(DIGEST.findall(sweep.read_text()))
     return found
 
 

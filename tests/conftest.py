@@ -31,15 +31,20 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-pytest_plugins = ["serving_fixtures", "source_fixtures"]  # in tests/code and tests/data
+pytest_plugins = [
+    "serving_fixtures",
+    "source_fixtures",
+    "sweep_fixtures",
+]  # in tests/code and tests/data
 
 
 # Files whose tests use ``flown`` or ``twins``, homes that take longest to make.
 OF_HOMES = (
     "tests/code/test_score.py", "tests/code/test_services.py", "tests/code/test_train.py",
     "tests/drills/test_cache.py", "tests/drills/test_housekeeping.py",
-    "tests/drills/test_kill.py", "tests/drills/test_lifecycle.py",
-    "tests/drills/test_revocation.py", "tests/drills/test_two_runs.py",
+    "tests/drills/test_kill.py", "tests/drills/test_killed_sweep.py",
+    "tests/drills/test_lifecycle.py", "tests/drills/test_revocation.py",
+    "tests/drills/test_two_runs.py",
 )  # fmt: skip
 
 

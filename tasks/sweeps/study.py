@@ -1,0 +1,135 @@
+"""A sweep's study: who may train what next, so that no trial is lost and none counted twice.
+
+Whoever takes a trial holds the sweep's lock, in which it first settles what the dead left: their
+trials fail, and the parameters wait for the next worker. Each step of it may be cut short by a
+kill: the next one to take a trial finds what was not done, by the trials' own marks.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import TrialState
+
+from feature_repo.home import Home
+from tasks.sweeps.declared import Spent, Sweep
+from tasks.sweeps.space import chosen_of, read_space
+from tasks.sweeps.storage import WORKER, Store, running
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+AGAIN_OF, TRIES = "again_of", "tries"  # the dead trial's number; how often it was begun
+SPENT, EPOCHS, CURVE, WHY = "spent", "epochs", "curve", "why"
+MOST_TRIES = 3  # a configuration that kills its worker each time must not stop the sweep
+REDUCTION = 3  # of Hyperband: a third goes on
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Turn(enum.Enum):
+    """What a worker does that got no trial."""
+
+    WAIT = "others are at the last trials"
+    OVER = "the sweep is over"
+
+
+def open_study(store: Store, sweep: Sweep) -> Study:
+    """The sweep's study, made on first use; the base configuration is the first trial where it
+    lies in the space. Call it under the sweep's lock when it may be the first use."""
+    study = optuna.create_study(
+        storage=store.storage,
+        study_name=f"{sweep.use_case}-{sweep.name}",
+        direction="minimize",
+        pruner=_pruner(sweep),
+        load_if_exists=True,
+    )
+    base = chosen_of(sweep.config, read_space(sweep.space, sweep.config))
+    if base is not None and not study.get_trials(deepcopy=False):
+        study.enqueue_trial(base)
+    return study
+
+
+def take(home: Home, store: Store, study: Study, sweep: Sweep, worker: str) -> Trial | Turn:
+    """The next trial to train, marked as this worker's, or what else to do."""
+    distributions = read_space(sweep.space, sweep.config)
+    with home.lock(f"sweep-{sweep.name}"):
+        settle(store, study, distributions)
+        trials = study.get_trials(deepcopy=False)
+        under_way = len(running(study))
+        finished = sum(trial.state in FINISHED for trial in trials)
+        if finished >= sweep.trials or spent(trials).over(sweep.budget):
+            return Turn.WAIT if under_way else Turn.OVER
+        if finished + under_way >= sweep.trials:
+            return Turn.WAIT
+        study.sampler = _sampler(sweep, len(trials))
+        # Under Hyperband the sampler would learn from the trials of one bracket only: too few.
+        study.pruner = optuna.pruners.NopPruner()
+        trial = study.ask(distributions)
+        study.pruner = _pruner(sweep)
+        with store.beats(trial._trial_id):  # one heartbeat, before the owner is known
+            trial.set_user_attr(WORKER, worker)
+        return trial
+
+
+def settle(store: Store, study: Study, distributions: Mapping[str, BaseDistribution]) -> None:
+    """Fail the trials of the dead, and have those parameters wait that do not yet."""
+    store.fail_dead(study)
+    trials = study.get_trials(deepcopy=False)
+    waiting = {trial.user_attrs.get(AGAIN_OF) for trial in trials}
+    for trial in trials:
+        if trial.state != TrialState.FAIL or trial.number in waiting:
+            continue
+        chosen = trial.system_attrs.get("fixed_params", trial.params)
+        tries = int(trial.user_attrs.get(TRIES, 1))
+        if chosen.keys() == distributions.keys() and tries < MOST_TRIES:
+            study.enqueue_trial(chosen, {AGAIN_OF: trial.number, TRIES: tries + 1})
+
+
+def spent(trials: list[FrozenTrial]) -> Spent:
+    """What all trials took, those of the dead up to their last epoch."""
+    total = Spent()
+    for trial in trials:
+        total += Spent(**trial.user_attrs.get(SPENT, {}))
+    return total
+
+
+def best(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    """The complete trial with the lowest validation loss; the earliest of equals."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
+
+
+def epochs(trials: list[FrozenTrial]) -> int:
+    """Epochs that were trained in finished trials."""
+    return sum(trial.user_attrs.get(EPOCHS, 0) for trial in trials if trial.state in FINISHED)
+
+
+def why_none(trials: list[FrozenTrial]) -> str:
+    """Why no trial is complete, with the way out."""
+    reasons = [str(trial.user_attrs[WHY]) for trial in trials if WHY in trial.user_attrs]
+    if not reasons:
+        return "all were lost with their workers; see what these said"
+    return f"the first one ended so: {reasons[0]}; mend that, narrow the space, or widen the budget"
+
+
+def _pruner(sweep: Sweep) -> BasePruner:
+    if not sweep.prune:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.HyperbandPruner(
+        min_resource=1, max_resource=sweep.config.epochs, reduction_factor=REDUCTION
+    )
+
+
+def _sampler(sweep: Sweep, number: int) -> optuna.samplers.TPESampler:
+    """Seeded by the trial, so that workers never draw alike, and one worker draws alike again."""
+    seed = hashlib.sha256(f"{sweep.name} {sweep.config.seed} {number}".encode()).digest()[:4]
+    return optuna.samplers.TPESampler(
+        multivariate=True, constant_liar=True, seed=int.from_bytes(seed)
+    )

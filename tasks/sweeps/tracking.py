@@ -1,0 +1,114 @@
+"""A sweep in MLflow: one run, and a child run for each of its trials that ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from feature_repo.home import Home
+from tasks.sweeps import study as studies
+from tasks.sweeps.declared import Sweep
+from tasks.sweeps.space import config_of
+from tasks.tracking import client, experiment_id
+
+SWEEP = "airworthy.sweep"  # the tag that holds the sweep's name, on its run and on its trials'
+TRIAL = "airworthy.trial"  # and the trial's number
+PARENT = "mlflow.parentRunId"
+
+
+class Tracker:
+    """Logs trials that ended and are not logged; whoever logged them, and however often asked."""
+
+    def __init__(self, home: Home, sweep: Sweep) -> None:
+        self.home, self.sweep = home, sweep
+        self._logged: set[int] | None = None
+        self._parent = ""
+
+    def log(self, trials: list[FrozenTrial]) -> None:
+        """A child run for each finished trial that has none."""
+        ended = [trial for trial in trials if trial.state in studies.FINISHED]
+        if self._logged is not None and self._logged >= {trial.number for trial in ended}:
+            return
+        with self.home.lock("mlflow"):
+            mlflow = client(self.home)
+            # Others may log too, so what is there is asked for each time something is new.
+            self._parent, self._logged = self._known(mlflow)
+            for trial in ended:
+                if trial.number not in self._logged:
+                    self._child(mlflow, trial)
+                    self._logged.add(trial.number)
+
+    def finish(self, trials: list[FrozenTrial]) -> str:
+        """Log the rest, and the sweep's own figures; returns its run id."""
+        self.log(trials)
+        best, spent = studies.best(trials), studies.spent(trials)
+        with self.home.lock("mlflow"):
+            mlflow = client(self.home)
+            if best is not None and best.value is not None:
+                mlflow.log_metric(self._parent, "validation_loss", best.value)
+            mlflow.log_metric(self._parent, "cpu_seconds", spent.cpu)
+            mlflow.log_metric(self._parent, "gpu_seconds", spent.gpu)
+            mlflow.set_terminated(self._parent, "FINISHED")
+        return self._parent
+
+    def _known(self, mlflow: Any) -> tuple[str, set[int]]:
+        """The sweep's run, made on first use, and the numbers of the trials that have one."""
+        sweep, experiment = self.sweep, experiment_id(mlflow, self.home, self.sweep.use_case)
+        parent, numbers, page = "", set(), None
+        while True:
+            found = mlflow.search_runs(
+                [experiment], f"tags.`{SWEEP}` = '{sweep.name}'", page_token=page
+            )
+            for run in found:
+                if TRIAL not in run.data.tags:
+                    parent = run.info.run_id
+                elif run.info.status == "FINISHED":
+                    numbers.add(int(run.data.tags[TRIAL]))
+            if not (page := found.token):
+                break
+        return parent or self._begin(mlflow, experiment), numbers
+
+    def _begin(self, mlflow: Any, experiment: str) -> str:
+        from mlflow.entities import Param
+
+        name = f"{self.sweep.use_case}-sweep-{self.sweep.name[:8]}"
+        run = mlflow.create_run(experiment, tags={SWEEP: self.sweep.name}, run_name=name)
+        params = [Param(f"space.{field}", text) for field, text in self.sweep.space.items()]
+        params.append(Param("training_set", self.sweep.training_set.digest))
+        mlflow.log_batch(run.info.run_id, params=params)
+        return str(run.info.run_id)
+
+    def _child(self, mlflow: Any, trial: FrozenTrial) -> None:
+        """A trial's run: its config, its curve, how it ended. Killed in between it has no status
+        FINISHED, and another run takes its place."""
+        from dataclasses import asdict
+
+        from mlflow.entities import Metric, Param, RunTag
+
+        experiment = experiment_id(mlflow, self.home, self.sweep.use_case)
+        name = f"{self.sweep.use_case}-trial-{trial.number}"
+        tags = {SWEEP: self.sweep.name, TRIAL: str(trial.number), PARENT: self._parent}
+        run = mlflow.create_run(experiment, tags=tags, run_name=name).info.run_id
+        now = int(time.time() * 1000)
+        curve = trial.user_attrs.get(studies.CURVE, [])
+        metrics = [
+            Metric(metric, loss, now, epoch)
+            for epoch, losses in enumerate(curve, start=1)
+            for metric, loss in zip(("training_loss", "validation_loss"), losses, strict=True)
+        ]
+        spent = trial.user_attrs.get(studies.SPENT, {})
+        metrics += [
+            Metric(f"{unit}_seconds", spent.get(unit, 0.0), now, 0) for unit in ("cpu", "gpu")
+        ]
+        config = asdict(config_of(self.sweep.config, trial.params))
+        params = [Param(field, json.dumps(value)) for field, value in config.items()]
+        ended = "complete" if trial.state == TrialState.COMPLETE else "pruned"
+        told = [
+            RunTag("airworthy.ended", ended),
+            RunTag("airworthy.why", trial.user_attrs.get(studies.WHY, "")),
+        ]
+        mlflow.log_batch(run, metrics=metrics, params=params, tags=told)
+        mlflow.set_terminated(run, "FINISHED")

@@ -1,0 +1,168 @@
+"""One trial: a training that reports each epoch, ends when it is pruned, and is remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from feature_repo.errors import TrainingError
+from feature_repo.home import Home, write_atomically
+from feature_repo.registry import get_use_case
+from tasks.fit import Epoch, fit
+from tasks.sweeps import study as studies
+from tasks.sweeps.declared import Spent, Sweep
+from tasks.sweeps.space import config_of
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import Trial
+
+    from tasks.types import TrainingConfig
+
+
+Curve = list[tuple[float, float]]  # training and validation loss, by epoch
+
+
+class BudgetSpent(Exception):  # noqa: N818 -- it is no error
+    """The sweep's budget is spent: its trials end with the epoch."""
+
+
+class Reporter:
+    """Tells the study each epoch of a trial, and ends the training where the study says so.
+
+    The value is the best validation loss so far, which is what a training keeps.
+    """
+
+    def __init__(self, study: Study, trial: Trial, sweep: Sweep) -> None:
+        self.study, self.trial, self.sweep = study, trial, sweep
+        self.curve: Curve = []
+        self.best = math.inf
+        self.epochs = 0  # trained here
+        self._told = 0
+        self._began = (time.perf_counter(), time.process_time())
+
+    def remember(self, curve: Curve) -> None:
+        """Tell epochs that an equal training had; it is pruned where it would have been."""
+        for number, losses in enumerate(curve, start=1):
+            self._tell(number, losses)
+
+    def begin(self) -> None:
+        """What is told from here on is trained, from the first epoch."""
+        self.curve = []
+
+    def __call__(self, epoch: Epoch) -> None:
+        """Tell an epoch that was just trained.
+
+        Raises:
+            TrialPruned: it is not worth more epochs.
+            BudgetSpent: there is nothing left to spend.
+        """
+        self.epochs += 1
+        self.trial.set_user_attr(studies.SPENT, asdict(self.spent))
+        self._tell(epoch.epoch, (epoch.training_loss, epoch.validation_loss))
+        trials = self.study.get_trials(deepcopy=False)
+        if studies.spent(trials).over(self.sweep.budget):
+            raise BudgetSpent("the budget is spent")
+
+    @property
+    def spent(self) -> Spent:
+        """Since the trial began here."""
+        import torch
+
+        seconds = time.perf_counter() - self._began[0]
+        cpu = time.process_time() - self._began[1]
+        gpu = seconds if torch.cuda.is_available() else 0.0
+        return Spent(round(seconds, 3), round(cpu, 3), round(gpu, 3))
+
+    def _tell(self, number: int, losses: tuple[float, float]) -> None:
+        self.curve.append(losses)
+        self.best = min(self.best, losses[1])
+        if number <= self._told:
+            return
+        self._told = number
+        self.trial.report(self.best, number)
+        # A training of all its epochs is complete, whatever the last rung says.
+        if number < self.sweep.config.epochs and self.trial.should_prune():
+            raise TrialPruned
+
+
+def train(home: Home, study: Study, trial: Trial, sweep: Sweep) -> str:
+    """Train a trial to its end, tell the study, and say what came of it.
+
+    Equal parameters on equal data and code are not trained twice. A training that diverges is
+    told as pruned; where anything else goes wrong the trial fails, and its parameters wait for
+    another try.
+    """
+    memory = Memory(home, sweep, config_of(sweep.config, trial.params))
+    reporter = Reporter(study, trial, sweep)
+    state, why = TrialState.COMPLETE, ""
+    try:
+        try:
+            why = _run(sweep, memory, reporter)
+        except TrialPruned:
+            state = TrialState.PRUNED
+        except (BudgetSpent, TrainingError) as exc:
+            state, why = TrialState.PRUNED, str(exc)
+        memory.keep(reporter.curve, whole=state == TrialState.COMPLETE)
+        _finish(study, trial, reporter, state, why)
+    except UpdateFinishedTrialError:
+        return f"trial {trial.number} was taken for dead, and another has its parameters: left"
+    except Exception:
+        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        raise
+    ended = "complete" if state == TrialState.COMPLETE else "pruned"
+    return (
+        f"trial {trial.number} {ended} after {len(reporter.curve)} epochs: validation loss "
+        f"{reporter.best:.5f}{f' ({why})' if why else ''}"
+    )
+
+
+def _run(sweep: Sweep, memory: Memory, reporter: Reporter) -> str:
+    """Train, as far as no equal training did before."""
+    reporter.remember(memory.curve)
+    if memory.whole:
+        return "remembered"
+    reporter.begin()
+    fit(
+        get_use_case(sweep.use_case), sweep.training_set, memory.config, lambda message: None,
+        report=reporter,
+    )  # fmt: skip
+    return ""
+
+
+def _finish(study: Study, trial: Trial, reporter: Reporter, state: TrialState, why: str) -> None:
+    trial.set_user_attr(studies.SPENT, asdict(reporter.spent))
+    trial.set_user_attr(studies.EPOCHS, reporter.epochs)
+    trial.set_user_attr(studies.CURVE, reporter.curve)
+    if why:
+        trial.set_user_attr(studies.WHY, why)
+    value = reporter.best if state == TrialState.COMPLETE else None
+    study.tell(trial, value, state, skip_if_finished=True)
+
+
+class Memory:
+    """The losses of an equal training, in whichever sweep it was; ``whole``: to its end."""
+
+    def __init__(self, home: Home, sweep: Sweep, config: TrainingConfig) -> None:
+        self.config = config
+        told = [sweep.use_case, sweep.training_set.digest, asdict(config), sweep.code]
+        key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        self._path = home.path("sweeps", "trials", f"{key}.json")
+        self.curve: Curve = []
+        self.whole = False
+        if self._path.exists():
+            kept = json.loads(self._path.read_bytes())
+            self.curve, self.whole = [tuple(pair) for pair in kept["curve"]], kept["whole"]
+
+    def keep(self, curve: Curve, *, whole: bool) -> None:
+        """Remember it, unless more is remembered already."""
+        if not self.whole and (whole or len(curve) > len(self.curve)):
+            content = {"config": asdict(self.config), "curve": curve, "whole": whole}
+            write_atomically(self._path, json.dumps(content).encode())

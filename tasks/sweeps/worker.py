@@ -1,0 +1,77 @@
+"""A worker: trains trial after trial until its sweep is over.
+
+``python -m tasks.sweeps.worker SWEEP.json`` is one as a process; it ends with its standard input,
+so that no worker outlives whoever launched it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from feature_repo.errors import AirworthyError
+from feature_repo.home import Home
+from tasks.sweeps.declared import Sweep, read
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+POLL_SECONDS = 1.0
+
+
+def work(
+    home: Home,
+    sweep: Sweep,
+    say: Callable[[str], None],
+    after: Callable[[list[FrozenTrial]], None] = lambda trials: None,
+) -> int:
+    """Train trials until the sweep is over; how many this worker ended. ``after`` is called after
+    each, with all. Any number of workers may do so at once, on any machine that shares home and
+    storage."""
+    from tasks.sweeps.storage import open_store
+    from tasks.sweeps.study import Turn, open_study, take
+    from tasks.sweeps.trial import train
+
+    store, ended = open_store(home, sweep.name), 0
+    with home.lock(f"sweep-{sweep.name}"):
+        study = open_study(store, sweep)
+    with store.life() as worker:
+        while (taken := take(home, store, study, sweep, worker)) is not Turn.OVER:
+            if isinstance(taken, Turn):
+                time.sleep(POLL_SECONDS)  # a worker may die, and leave its trial to this one
+                continue
+            with store.beats(taken._trial_id):
+                say(train(home, study, taken, sweep))
+            ended += 1
+            after(study.get_trials(deepcopy=False))
+    return ended
+
+
+def main(path: Path) -> int:
+    """Work on the sweep that is declared at ``path``, in the home around it."""
+    threading.Thread(target=_die_with_input, daemon=True).start()
+    try:
+        work(Home(root=path.parents[2]), read(path), _say)
+    except AirworthyError as exc:
+        _say(f"a worker ends: {exc}")
+        return 1
+    return 0
+
+
+def _die_with_input() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _say(message: str) -> None:
+    print(f"[sweep] {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
