@@ -68,7 +68,8 @@ def fit(
         CheckpointError: see ``Checkpoints.restore``.
     """
     with process_group() as rank:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // rank.world))
+        # The cores that this process may use: threads that wait for a core make each step wait.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // rank.world))
         parts = read_parts(use_case, table, DTYPES[config.precision])
         builder, shape = builder_of(use_case, config.model), parts.preprocessor.shape
         checkpoints = attempt.checkpoints(config, rank, say) if attempt else None

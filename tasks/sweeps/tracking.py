@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from feature_repo.home import Home
 from tasks.sweeps import study as studies
-from tasks.sweeps.declared import Sweep
+from tasks.sweeps.declared import Spent, Sweep
 from tasks.sweeps.space import config_of
-from tasks.tracking import client, experiment_id
+from tasks.tracking import COST, LOSSES, client, experiment_id
 
 SWEEP = "airworthy.sweep"  # the tag that holds the sweep's name, on its run and on its trials'
 TRIAL = "airworthy.trial"  # and the trial's number
@@ -49,8 +50,8 @@ class Tracker:
             mlflow = client(self.home)
             if best is not None and best.value is not None:
                 mlflow.log_metric(self._parent, "validation_loss", best.value)
-            mlflow.log_metric(self._parent, "cpu_seconds", spent.cpu)
-            mlflow.log_metric(self._parent, "gpu_seconds", spent.gpu)
+            for name, value in _costs(spent).items():
+                mlflow.log_metric(self._parent, name, value)
             mlflow.set_terminated(self._parent, "FINISHED")
         return self._parent
 
@@ -84,8 +85,6 @@ class Tracker:
     def _child(self, mlflow: Any, trial: FrozenTrial) -> None:
         """A trial's run: its config, its curve, how it ended. Killed in between it has no status
         FINISHED, and another run takes its place."""
-        from dataclasses import asdict
-
         from mlflow.entities import Metric, Param, RunTag
 
         experiment = experiment_id(mlflow, self.home, self.sweep.use_case)
@@ -97,12 +96,10 @@ class Tracker:
         metrics = [
             Metric(metric, loss, now, epoch)
             for epoch, losses in enumerate(curve, start=1)
-            for metric, loss in zip(("training_loss", "validation_loss"), losses, strict=True)
+            for metric, loss in zip(LOSSES, losses, strict=True)
         ]
-        spent = trial.user_attrs.get(studies.SPENT, {})
-        metrics += [
-            Metric(f"{unit}_seconds", spent.get(unit, 0.0), now, 0) for unit in ("cpu", "gpu")
-        ]
+        spent = Spent(**trial.user_attrs.get(studies.SPENT, {}))
+        metrics += [Metric(name, value, now, 0) for name, value in _costs(spent).items()]
         config = asdict(config_of(self.sweep.config, trial.params))
         params = [Param(field, json.dumps(value)) for field, value in config.items()]
         ended = "complete" if trial.state == TrialState.COMPLETE else "pruned"
@@ -112,3 +109,8 @@ class Tracker:
         ]
         mlflow.log_batch(run, metrics=metrics, params=params, tags=told)
         mlflow.set_terminated(run, "FINISHED")
+
+
+def _costs(spent: Spent) -> dict[str, float]:
+    """By the names that every training's costs have."""
+    return dict(zip(COST, (spent.seconds, spent.cpu, spent.gpu), strict=True))

@@ -15,15 +15,17 @@ from optuna.trial import TrialState
 from feature_repo.errors import TrainingError
 from feature_repo.home import Home, write_atomically
 from feature_repo.registry import get_use_case
-from tasks.fit import Epoch, fit
+from tasks.fit import fit
 from tasks.sweeps import study as studies
 from tasks.sweeps.declared import Spent, Sweep
 from tasks.sweeps.space import config_of
+from tasks.training.loop import Watch
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import Trial
 
+    from tasks.training.run import Epoch
     from tasks.types import TrainingConfig
 
 
@@ -34,16 +36,16 @@ class BudgetSpent(Exception):  # noqa: N818 -- it is no error
     """The sweep's budget is spent: its trials end with the epoch."""
 
 
-class Reporter:
+class Reporter(Watch):
     """Tells the study each epoch of a trial, and ends the training where the study says so.
 
     The value is the best validation loss so far, which is what a training keeps.
     """
 
     def __init__(self, study: Study, trial: Trial, sweep: Sweep) -> None:
+        super().__init__(lambda message: None, sweep.config)
         self.study, self.trial, self.sweep = study, trial, sweep
         self.curve: Curve = []
-        self.best = math.inf
         self.epochs = 0  # trained here
         self._told = 0
         self._began = (time.perf_counter(), time.process_time())
@@ -57,7 +59,7 @@ class Reporter:
         """What is told from here on is trained, from the first epoch."""
         self.curve = []
 
-    def __call__(self, epoch: Epoch) -> None:
+    def epoch(self, epoch: Epoch) -> None:
         """Tell an epoch that was just trained.
 
         Raises:
@@ -72,6 +74,11 @@ class Reporter:
             raise BudgetSpent("the budget is spent")
 
     @property
+    def best(self) -> float:
+        """The least validation loss of the curve."""
+        return min((losses[1] for losses in self.curve), default=math.inf)
+
+    @property
     def spent(self) -> Spent:
         """Since the trial began here."""
         import torch
@@ -82,8 +89,8 @@ class Reporter:
         return Spent(round(seconds, 3), round(cpu, 3), round(gpu, 3))
 
     def _tell(self, number: int, losses: tuple[float, float]) -> None:
-        self.curve.append(losses)
-        self.best = min(self.best, losses[1])
+        # A training that a canary sent back begins with its first epoch again.
+        self.curve = [*self.curve[: number - 1], losses]
         if number <= self._told:
             return
         self._told = number
@@ -132,7 +139,7 @@ def _run(sweep: Sweep, memory: Memory, reporter: Reporter) -> str:
     reporter.begin()
     fit(
         get_use_case(sweep.use_case), sweep.training_set, memory.config, lambda message: None,
-        report=reporter,
+        watch=reporter,
     )  # fmt: skip
     return ""
 
