@@ -55,7 +55,7 @@ class Reporter(Watch):
         for number, losses in enumerate(curve, start=1):
             self._tell(number, losses)
 
-    def begin(self) -> None:
+    def start_anew(self) -> None:
         """What is told from here on is trained, from the first epoch."""
         self.curve = []
 
@@ -136,7 +136,7 @@ def _run(sweep: Sweep, memory: Memory, reporter: Reporter) -> str:
     reporter.remember(memory.curve)
     if memory.whole:
         return "remembered"
-    reporter.begin()
+    reporter.start_anew()
     fit(
         get_use_case(sweep.use_case), sweep.training_set, memory.config, lambda message: None,
         watch=reporter,
