@@ -107,7 +107,7 @@ def search_in_pod(worker: int, state: State, sweep: Sweep) -> int:
     home, tracker = state.home(), Tracker(state.home(), sweep)
     with step(f"sweep, worker {worker}") as log:
         declared.write(home, sweep)
-        return work(home, sweep, log.say, tracker.log)
+        return work(home, sweep, log.say, partial(tracker.try_to, say=log.say))
 
 
 @dynamic(requests=SMALL, retries=2, timeout=LONGEST)

@@ -69,9 +69,10 @@ def _workers(path: Path, workers: int) -> Iterator[dict[int, subprocess.Popen[by
 
 
 def _start(path: Path, number: int, workers: int) -> subprocess.Popen[bytes]:
-    """A worker on its share of the cores; its input is a pipe that ends with this process."""
+    """A worker on its share of cores and GPUs; its input is a pipe that ends with this process."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.sweeps.worker", str(path)], stdin=subprocess.PIPE
+        [sys.executable, "-m", "tasks.sweeps.worker", str(path), str(number)],
+        stdin=subprocess.PIPE,
     )
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) >= workers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, get_type_hints
 
 from feature_repo.errors import TrainingError
@@ -61,7 +61,8 @@ def chosen_of(
 def _distribution(name: str, text: str, config: TrainingConfig) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    kinds = get_type_hints(TrainingConfig)
+    hints = get_type_hints(TrainingConfig)
+    kinds = {field.name: hints[field.name] for field in fields(TrainingConfig)}
     if name not in kinds or name in FIXED:
         free = ", ".join(field for field in kinds if field not in FIXED)
         why = f"cannot be searched: {FIXED[name]}" if name in FIXED else "is no field of the config"

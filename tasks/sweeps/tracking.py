@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +28,7 @@ class Tracker:
         self.home, self.sweep = home, sweep
         self._logged: set[int] | None = None
         self._parent = ""
+        self._failed = False
 
     def log(self, trials: list[FrozenTrial]) -> None:
         """A child run for each finished trial that has none."""
@@ -41,6 +43,15 @@ class Tracker:
                 if trial.number not in self._logged:
                     self._child(mlflow, trial)
                     self._logged.add(trial.number)
+
+    def try_to(self, trials: list[FrozenTrial], say: Callable[[str], None]) -> None:
+        """``log``, which may not end a sweep under way: what failed is logged at its end."""
+        try:
+            self.log(trials)
+        except Exception as exc:  # any library's
+            if not self._failed:
+                say(f"MLflow does not have each trial at once: {exc!r}")
+            self._failed = True
 
     def finish(self, trials: list[FrozenTrial]) -> str:
         """Log the rest, and the sweep's own figures; returns its run id."""

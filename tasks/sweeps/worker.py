@@ -1,7 +1,7 @@
 """A worker: trains trial after trial until its sweep is over.
 
-``python -m tasks.sweeps.worker SWEEP.json`` is one as a process; it ends with its standard input,
-so that no worker outlives whoever launched it.
+``python -m tasks.sweeps.worker SWEEP.json NUMBER`` is one as a process; it ends with its standard
+input, so that no worker outlives whoever launched it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,12 @@ def work(
     return ended
 
 
-def main(path: Path) -> int:
-    """Work on the sweep that is declared at ``path``, in the home around it."""
+def main(path: Path, number: int) -> int:
+    """Work on the sweep that is declared at ``path``, in the home around it; ``number`` says which
+    of this machine's GPUs is this worker's."""
+    import torch
+
+    os.environ["LOCAL_RANK"] = str(number % max(torch.cuda.device_count(), 1))
     threading.Thread(target=_die_with_input, daemon=True).start()
     try:
         work(Home(root=path.parents[2]), read(path), _say)
@@ -74,4 +78,4 @@ def _say(message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

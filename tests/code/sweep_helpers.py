@@ -60,7 +60,7 @@ def start(home: Home, sweep: Sweep) -> subprocess.Popen[bytes]:
     """A worker as a process."""
     path = declared.write(home, sweep)
     worker = subprocess.Popen(
-        [sys.executable, "-m", "tasks.sweeps.worker", str(path)], stdin=subprocess.PIPE
+        [sys.executable, "-m", "tasks.sweeps.worker", str(path), "0"], stdin=subprocess.PIPE
     )
     one_core(worker.pid)
     return worker

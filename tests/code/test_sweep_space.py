@@ -41,11 +41,17 @@ def test_texts_become_distributions_of_their_field_s_type() -> None:
 @pytest.mark.parametrize(
     ("field", "text", "parts"),
     [
-        ("learning_rat", "log 1e-4 1e-2", ("'learning_rat'", "no field", "learning_rate, weight")),
+        (
+            "learning_rat",
+            "log 1e-4 1e-2",
+            ("'learning_rat' is no field of the config", "it may name batch_size, learning_rate"),
+        ),
         ("epochs", "linear 1 9", ("'epochs'", "pruning counts", "it may name")),
         ("seed", "1 2 3", ("'seed'", "lucky seed")),
         ("dropout", "linear 0 1", ("dropout is 1.0", "below 1")),
         ("width", "0 64", ("width is 0", "at least 1")),
+        ("model", "mlp tabnet", ("model is 'tabnet'", "one of mlp, tabm")),
+        ("model", "log mlp tabm", ("a range of two numbers",)),
         ("width", "64.5 128", ("width", "whole numbers", "64.5")),
         ("width", "wide 64", ("width", "type int", "wide")),
         ("width", "64", ("width is '64'", "two different values", "put")),
