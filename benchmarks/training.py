@@ -248,8 +248,14 @@ def show(found: dict[str, Any]) -> None:
             print(line)
     for name, why in found["loops"]["absent"].items():
         print(f"NOT MEASURED: {name}: {why}")
-    print(f"\n{os.cpu_count()} CPUs as the system counts them; here two are one core's threads, so")
-    print("that a second rank adds no arithmetic: it shows what gloo and a second process cost.")
+    print(
+        f"\n{os.cpu_count()} CPUs, and ours has a thread on each: ranks on this machine add none."
+    )
+    print(
+        "Two ranks have one thread each, and gloo in the place of threads that wait for each other."
+    )
+    print("CPUs may be threads of one core, which a virtual machine does not say: then neither way")
+    print("has more arithmetic than one CPU, and time a row says little of two machines.")
     for size in ("demo", "large"):
         saves = found[size]
         head = f"{saves['parameters'] / 1e6:.1f}M parameters, {saves['tensors']} tensors"
