@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from tasks.calibration import calibrate
 from tasks.training.canaries import Canary
 from tasks.training.loop import Course, Watch, scores
 from tasks.training.parts import Part, read_parts
-from tasks.training.ranks import device, process_group
+from tasks.training.ranks import device, process_group, threads
 from tasks.training.recovery import Evidence, train_on
 from tasks.training.run import DTYPES, Epoch, Run, start
 
@@ -69,7 +68,7 @@ def fit(
     """
     with process_group() as rank:
         # The cores that this process may use: threads that wait for a core make each step wait.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // rank.world))
+        torch.set_num_threads(threads())
         parts = read_parts(use_case, table, DTYPES[config.precision])
         builder, shape = builder_of(use_case, config.model), parts.preprocessor.shape
         checkpoints = attempt.checkpoints(config, rank, say) if attempt else None
@@ -108,7 +107,7 @@ def fit(
             best_epoch=best.epoch if best else 0,
             training_rows=rows,
             validation_rows=len(parts.validation),
-            checkpoint=checkpoints.last if checkpoints else "",
+            checkpoint=(checkpoints.last or checkpoints.restored) if checkpoints else "",
             passed_over=run.position.skipped,
             phases=course.watch.phases.seconds,
         )

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flytekit import Deck, current_context, task
+from flytekit.exceptions.user import FlyteDataNotFoundException
 from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
 
 from feature_repo.registry import get_use_case
@@ -165,7 +166,10 @@ def told_before() -> str:
     """The attempt of this very task whose pod died, from Flyte's checkpoint; locally Flyte keeps
     none, and the attempt is found in the home."""
     checkpoint = current_context().checkpoint if _has_checkpoint() else None
-    before = checkpoint.read() if checkpoint else None
+    try:
+        before = checkpoint.read() if checkpoint else None
+    except FlyteDataNotFoundException:  # it died before it told
+        return ""
     return before.decode() if before else ""
 
 

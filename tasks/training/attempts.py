@@ -78,7 +78,13 @@ def open_attempt(
     """
     if every < 0:
         raise TrainingError(f"checkpoint_steps is {every}, but must be 0 (none) or more; mend it")
-    told = json.dumps(made_of | {"ranks": rank.world, "from": resume_from}, sort_keys=True)
+    # Outside of the home its locks do not count: another home is another training there.
+    made_by = (
+        {} if checkpoint_storage(home) == str(home.root / "checkpoints") else {"home": home.id}
+    )
+    told = json.dumps(
+        made_of | made_by | {"ranks": rank.world, "from": resume_from}, sort_keys=True
+    )
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
     root = f"{checkpoint_storage(home)}/{made_of['use_case']}/{key}"
     lock = FileLock(home.path("locks", "none.lock"))

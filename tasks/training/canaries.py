@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WINDOW = 64  # good steps that a new one is compared with
 SPIKE = 12.0  # robust deviations; the noise of healthy batches stays below 6
 LEAST = {"loss": math.log(2), "gradient norm": math.log(10)}
-RENEWED = 16  # steps for which a limit holds before it is worked out again
+RENEWED = 16  # a limit is worked out again at each step that this divides
 DELAY = 10  # steps between two looks where a look costs a wait for the GPU or the other ranks
 STALL_SECONDS = 300.0
 
@@ -43,21 +43,14 @@ class Tripped(Exception):  # noqa: N818 (a signal between loop and fit, not an e
         self.canary, self.step, self.value, self.limit = canary, step, value, limit
 
 
-@dataclass(slots=True)
-class _Limit:
-    """The greatest value that the last good ones allow."""
-
-    least: float
-    value: float = math.inf
-    until: int = 0
-
-    def renew(self, recent: list[float], count: int) -> None:
-        if count >= self.until and len(recent) >= WINDOW:
-            logs = np.log(np.maximum(recent[-WINDOW:], 1e-30))
-            middle = np.median(logs)
-            deviation = 1.4826 * np.median(np.abs(logs - middle))
-            self.value = float(np.exp(middle + max(SPIKE * deviation, self.least)))
-            self.until = count + RENEWED
+def limit_of(name: str, recent: list[float]) -> float:
+    """The greatest value that the last good ones allow; none until there are enough of them."""
+    if len(recent) < WINDOW:
+        return math.inf
+    logs = np.log(np.maximum(recent, 1e-30))
+    middle = np.median(logs)
+    deviation = 1.4826 * np.median(np.abs(logs - middle))
+    return float(np.exp(middle + max(SPIKE * deviation, LEAST[name])))
 
 
 class Canary:
@@ -67,46 +60,37 @@ class Canary:
     def __init__(self, rank: Rank, on: torch.device) -> None:
         self._rank = rank
         self._every = 1 if rank.world == 1 and on.type == "cpu" else DELAY
-        self._waiting: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        self._limits = {name: _Limit(least) for name, least in LEAST.items()}
+        self._waiting: list[tuple[int, torch.Tensor, torch.Tensor, bool]] = []
         self._armed = False
         self._position: Position | None = None
 
-    def look(self, position: Position, mean: torch.Tensor, norm: torch.Tensor) -> None:
-        """Look at a step; ``mean`` is this rank's part of the batch's mean loss."""
+    def look(
+        self, position: Position, mean: torch.Tensor, norm: torch.Tensor, *, whole: bool
+    ) -> None:
+        """Look at a step; ``mean`` is this rank's part of the batch's mean loss. One that is not
+        ``whole``, an epoch's last, is too noisy to be compared with others: it must be finite."""
         self._position = position
         self.beat()
-        self._waiting.append((position.step, mean, norm))
+        self._waiting.append((position.step, mean, norm, whole))
         if len(self._waiting) >= self._every:
             self.settle()
 
     def settle(self) -> None:
-        """Look at all steps that wait for it; all ranks call it at the same step.
+        """Look at all the steps that wait for it; all ranks call it at the same step.
 
         Raises:
             Tripped: a step's loss or gradient norm passed its limit.
         """
         if not self._waiting or self._position is None:
             return
-        steps = [step for step, _, _ in self._waiting]
-        means = torch.stack([mean for _, mean, _ in self._waiting])
+        steps = [(step, whole) for step, _, _, whole in self._waiting]
+        means = torch.stack([mean for _, mean, _, _ in self._waiting])
         if self._rank.world > 1:
             distributed.all_reduce(means)
-        norms = torch.stack([norm for _, _, norm in self._waiting])
+        norms = torch.stack([norm for _, _, norm, _ in self._waiting])
         self._waiting = []
-        for step, loss, norm in zip(steps, means.tolist(), norms.tolist(), strict=True):
-            self._check(self._position, step, {"loss": loss, "gradient norm": norm})
-
-    def _check(self, position: Position, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise Tripped(f"{name} not finite", step, value, math.inf)
-            recent = position.recent[name]
-            self._limits[name].renew(recent, step)
-            if value > self._limits[name].value:
-                raise Tripped(f"spike of the {name}", step, value, self._limits[name].value)
-        for name, value in values.items():
-            position.recent[name] = [*position.recent[name][1 - WINDOW :], value]
+        for (step, whole), loss, norm in zip(steps, means.tolist(), norms.tolist(), strict=True):
+            check(self._position, step, {"loss": loss, "gradient norm": norm}, whole)
 
     @contextmanager
     def alarm(self) -> Iterator[None]:
@@ -142,6 +126,23 @@ class Canary:
             "training, or another rank, is dead; look at its log, then run again: the training "
             "goes on from its last checkpoint"
         )
+
+
+def check(position: Position, step: int, values: dict[str, float], whole: bool) -> None:
+    """Hold a step's values against what its position allows, and remember them there.
+
+    Raises:
+        Tripped: one is not finite, or a whole batch's passed its limit.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise Tripped(f"{name} not finite", step, value, math.inf)
+        if whole and (step % RENEWED == 0 or name not in position.limits):
+            position.limits[name] = limit_of(name, position.recent[name])
+        if whole and value > position.limits[name]:
+            raise Tripped(f"spike of the {name}", step, value, position.limits[name])
+    for name, value in values.items() if whole else ():
+        position.recent[name] = [*position.recent[name][1 - WINDOW :], value]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from feature_repo.home import file_digest
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
+FREE = ("code", "epochs", "patience")  # what may differ from the checkpoint's training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,11 +28,13 @@ class Manifest:
     """What a checkpoint says of itself.
 
     ``files``: SHA-256 by name; ``made_of``: what the training was made of, by which a resumption is
-    judged; ``position``: where it stood; ``world``: the ranks that wrote it.
+    judged; ``position``: where it stood; ``world`` and ``device``: the ranks that wrote it, and on
+    what (cpu, cuda).
     """
 
     step: int
     world: int
+    device: str
     made_of: dict[str, Any]
     position: dict[str, Any]
     files: dict[str, str]
@@ -114,3 +117,29 @@ def upload(folder: Path, names: list[str], uri: str) -> None:
         with fs.open(f"{root}/{name}", "rb") as sent:
             if hashlib.file_digest(sent, "sha256").hexdigest() != file_digest(folder / name):
                 raise _refused(uri, f"file {name} was changed on its way")
+
+
+def compare(uri: str, there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether a checkpoint is of other code than this training, ``made_of`` each.
+
+    Raises:
+        CheckpointError: it is of another training, or of more epochs.
+    """
+    theirs, ours = _flat(there), _flat(here)
+    other = [key for key in ours if theirs.get(key) != ours[key] and key not in FREE]
+    if other:
+        told = "; ".join(f"{key} is {theirs.get(key)} there, {ours[key]} here" for key in other)
+        raise CheckpointError(
+            f"checkpoint {uri} is of another training: {told}; give the training what the "
+            "checkpoint's had, or leave resume_from out"
+        )
+    if theirs["epochs"] > ours["epochs"]:
+        raise CheckpointError(
+            f"checkpoint {uri} is of a training of {theirs['epochs']} epochs, this one has "
+            f"{ours['epochs']}: give as many, or more"
+        )
+    return bool(theirs["code"] != ours["code"])
+
+
+def _flat(made_of: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in made_of.items() if k != "config"} | made_of["config"]

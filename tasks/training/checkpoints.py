@@ -28,16 +28,16 @@ from tasks.training.checkpoint_files import (
     PREFIX,
     Manifest,
     checkpoints_in,
+    compare,
     fetch,
     sealed,
     upload,
 )
-from tasks.training.ranks import Rank, from_first
+from tasks.training.ranks import Rank, device, from_first
 from tasks.training.run import Position, Run, state_of, take_own
 from tasks.training.staging import Staging
 
 KEEP = 2  # the newest checkpoints, beside the best
-FREE = ("epochs", "patience")  # hyper-parameters that may differ from the checkpoint's
 
 
 class Checkpoints:
@@ -70,7 +70,9 @@ class Checkpoints:
         self._reading = Path(self._scratch.name) / "read"
         self._fs, self._root = fsspec.core.url_to_fs(self.uri)
         self._local = "file" in self._fs.protocol
-        self.last = ""  # address of the newest finished one
+        self.last = ""  # address of the newest finished one, and of the one begun with
+        self.restored = ""
+        self._saved = -1  # the step of the newest one, finished or not: the same on all ranks
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint within an epoch is due after ``step`` steps."""
@@ -82,13 +84,15 @@ class Checkpoints:
         and removed, and the training goes on."""
         self.wait()
         name = f"{PREFIX}{run.position.step:08d}"
-        if self.last.endswith(name):
+        if self._saved == run.position.step:
             return  # an epoch's end that was due as well
+        self._saved = run.position.step
         folder = Path(self._root if self._local else self._scratch.name) / name
         state = self._staging.take(state_of(run, self._rank))
         manifest = Manifest(
             step=run.position.step,
             world=self._rank.world,
+            device=device().type,
             made_of=self._made_of,
             position=asdict(run.position),
             files={},
@@ -118,14 +122,19 @@ class Checkpoints:
         every = {name: digest for files, _ in told for name, digest in files.items()}
         uri = f"{self.uri}/{folder.name}"
         if self._rank.first and not fault:
-            fault = self._conclude(folder.name, Manifest(**(asdict(manifest) | {"files": every})))
+            whole = Manifest(**(asdict(manifest) | {"files": every}))
+            fault = self._try(lambda: self._conclude(folder, whole))
         if not self._local:
             shutil.rmtree(folder, ignore_errors=True)
         if not fault:
             self.last = uri
         elif self._rank.first:
             self._say(f"checkpoint {uri} was not written, the training goes on: {fault}")
-            shutil.rmtree(Path(self._root) / folder.name, ignore_errors=True)
+            self._try(lambda: self._fs.rm(f"{self._root}/{folder.name}", recursive=True))
+        if self._rank.first and not fault:
+            fault = self._try(lambda: self._prune(manifest.position["best_step"]))
+            if fault:
+                self._say(f"checkpoints that are no longer kept could not be removed: {fault}")
 
     def _deliver(self, state: dict[str, Any], folder: Path) -> tuple[dict[str, str], str]:
         """Write this rank's files, and send them on where they are for elsewhere: their digests,
@@ -145,18 +154,27 @@ class Checkpoints:
         except (CheckpointException, Exception) as exc:  # whatever storage has of its own
             return {}, _words(exc)
 
-    def _conclude(self, name: str, manifest: Manifest) -> str:
-        """Write the manifest, and remove what is no longer kept; returns what went wrong."""
+    def _conclude(self, folder: Path, manifest: Manifest) -> None:
+        """Write the manifest of a folder that holds all that is in it."""
+        if not self._local:
+            self._fs.pipe_file(f"{self._root}/{folder.name}/{MANIFEST}", sealed(manifest))
+            return
+        if {path.name for path in folder.iterdir()} != set(manifest.files):
+            raise CheckpointError(f"{folder} does not hold what the ranks wrote")
+        write_atomically(folder / MANIFEST, sealed(manifest))
+        sync(Path(self._root))
+
+    def _prune(self, best_step: int) -> None:
+        """Remove all but the newest and the best."""
+        for old in checkpoints_in(self.uri)[KEEP:]:
+            name = old.rsplit("/", 1)[-1]
+            if name != f"{PREFIX}{best_step:08d}":
+                self._fs.rm(f"{self._root}/{name}", recursive=True)
+
+    def _try(self, act: Callable[[], None]) -> str:
+        """What went wrong, in words, or nothing: whatever storage has of its own."""
         try:
-            if self._local:
-                write_atomically(Path(self._root) / name / MANIFEST, sealed(manifest))
-                sync(Path(self._root))
-            else:
-                self._fs.pipe_file(f"{self._root}/{name}/{MANIFEST}", sealed(manifest))
-            best = f"{PREFIX}{manifest.position['best_step']:08d}"
-            for old in checkpoints_in(self.uri)[KEEP:]:
-                if not old.endswith(best):
-                    self._fs.rm(f"{self._root}/{old.rsplit('/', 1)[-1]}", recursive=True)
+            act()
         except Exception as exc:
             return _words(exc)
         return ""
@@ -175,13 +193,16 @@ class Checkpoints:
                 found = (self._choose(), "")
             except CheckpointError as exc:
                 found = ("", str(exc))
+            except Exception as exc:  # whatever storage has of its own
+                found = ("", f"checkpoints of {self.uri} cannot be read: {_words(exc)}")
         uri, fault = from_first(found, self._rank)
         if fault:
             raise CheckpointError(fault)
         if uri:
             folder, manifest = fetch(uri, self._reading)
             self._load(run, folder, manifest)
-        self.last = uri if uri.startswith(self.uri) else ""
+        self.last, self.restored = (uri if uri.startswith(f"{self.uri}/") else ""), uri
+        self._saved = run.position.step if self.last else -1
         return uri
 
     def _choose(self) -> str:
@@ -208,29 +229,16 @@ class Checkpoints:
                     raise
                 self._say(str(exc))
             else:
-                self._compare(uri, manifest.made_of)
+                if compare(uri, manifest.made_of, self._made_of):
+                    self._say(f"checkpoint {uri} is of other code: the result may differ from it")
                 return uri
         raise CheckpointError(
             f"resume_from {named} holds no whole checkpoint; name the folder of a run, or a folder "
             f"{PREFIX}… in it, as the output `checkpoint` of a training does"
         )
 
-    def _compare(self, uri: str, there: dict[str, Any]) -> None:
-        """Raises CheckpointError: the checkpoint is of another training."""
-        here = self._made_of
-        theirs, ours = (_flat(made_of) for made_of in (there, here))
-        other = [key for key in ours if theirs.get(key) != ours[key] and key not in ("code", *FREE)]
-        if other:
-            told = "; ".join(f"{key} is {theirs.get(key)} there, {ours[key]} here" for key in other)
-            raise CheckpointError(
-                f"checkpoint {uri} is of another training: {told}; give the training what the "
-                "checkpoint's had, or leave resume_from out"
-            )
-        if theirs["code"] != ours["code"]:
-            self._say(f"checkpoint {uri} was written by other code: the result may differ from it")
-
     def _load(self, run: Run, folder: Path, manifest: Manifest) -> None:
-        same = manifest.world == self._rank.world
+        same = (manifest.world, manifest.device) == (self._rank.world, device().type)
         state = state_of(run, self._rank, own=same)
         if not same:
             zero = torch.zeros((), dtype=torch.float64)
@@ -248,7 +256,8 @@ class Checkpoints:
         if same:
             take_own(state[f"rank{self._rank.number}"])
             return
-        # Other ranks than before: their sums count once, and each has its own dropout from here.
+        # Other ranks than before, or another device: their sums count once, and each rank has its
+        # own dropout from here.
         sums = sum(float(state[f"rank{n}"]["total"]) for n in range(manifest.world))
         run.total.fill_(sums if self._rank.first else 0.0)
         torch.manual_seed(manifest.step * self._rank.world + self._rank.number)
@@ -270,10 +279,6 @@ class Checkpoints:
             self._fs.mv(file, f"{aside}/{file.rsplit('/', 1)[-1]}")
         if self._local:
             (Path(self._root) / name).rmdir()
-
-
-def _flat(made_of: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in made_of.items() if k != "config"} | made_of["config"]
 
 
 def _words(exc: BaseException) -> str:

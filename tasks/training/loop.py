@@ -13,7 +13,7 @@ from torch import nn
 
 from feature_repo.errors import TrainingError
 from tasks.training.canaries import Canary, Finding, diagnose
-from tasks.training.ranks import Rank, sum_over_ranks
+from tasks.training.ranks import Rank, from_first, sum_over_ranks
 from tasks.training.run import Epoch, Run
 
 if TYPE_CHECKING:
@@ -135,7 +135,9 @@ def _rest_of_epoch(run: Run, course: Course) -> None:
         course.watch.step(position.step, len(batch))
         if course.checkpoints and course.checkpoints.due(position.step):
             course.canary.settle()
+            course.canary.rest()  # the checkpoint before may still be on its way
             course.checkpoints.save(run)
+            course.canary.beat()
             phases.mark("checkpoint")
     course.canary.settle()
 
@@ -167,7 +169,7 @@ def backward(run: Run, part: Part, batch: torch.Tensor, course: Course) -> torch
 def _step(run: Run, part: Part, batch: torch.Tensor, course: Course) -> None:
     mean = backward(run, part, batch, course)
     norm = gradient_norm(run.optimizer)
-    course.canary.look(run.position, mean, norm)
+    course.canary.look(run.position, mean, norm, whole=len(batch) == course.config.batch_size)
     course.watch.phases.mark("canary")
     run.optimizer.step()
     run.total += mean * len(batch)
@@ -190,7 +192,8 @@ def _close_epoch(run: Run, course: Course) -> Epoch:
     epoch = Epoch(
         epoch=len(run.position.curve) + 1,
         training_loss=sum_over_ranks(run.total.clone(), course.rank) / _rows_learnt(run, course),
-        validation_loss=float(losses.mean()),
+        # Ranks of unlike machines may differ in the last digit, and must stop at the same epoch.
+        validation_loss=from_first(float(losses.mean()), course.rank),
     )
     if not math.isfinite(epoch.validation_loss):
         raise TrainingError(

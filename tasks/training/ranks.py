@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from feature_repo.errors import TrainingError
+
 PR_SET_PDEATHSIG = 1  # prctl(2)
 T = TypeVar("T")
 
@@ -33,10 +35,15 @@ class Rank:
 @contextmanager
 def process_group() -> Iterator[Rank]:
     """Join the group that torch's launcher describes, if there is one; once, for all trainings of
-    this process. A rank dies with its launcher, which would else leave it training for nobody."""
+    this process. A rank dies with its launcher, which would else leave it training for nobody.
+
+    Raises:
+        TrainingError: there are GPUs, but fewer than ranks.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _die_with_parent()
+    _take_gpu()
     if world == 1:
         yield Rank(number=0, world=1)
         return
@@ -49,6 +56,24 @@ def process_group() -> Iterator[Rank]:
         yield Rank(number=distributed.get_rank(), world=world)
     finally:
         distributed.destroy_process_group()
+
+
+def _take_gpu() -> None:
+    """Make this rank's GPU the current one, whose random state is drawn from and saved."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if not torch.cuda.is_available():
+        return
+    if local >= torch.cuda.device_count():
+        raise TrainingError(
+            f"rank {local} of this machine has no GPU: there are {torch.cuda.device_count()}; "
+            "choose another launcher, or hide them all with CUDA_VISIBLE_DEVICES=''"
+        )
+    torch.cuda.set_device(local)
+
+
+def threads() -> int:
+    """Threads of one rank: its share of the cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _die_with_parent() -> None:

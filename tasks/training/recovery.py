@@ -4,6 +4,7 @@ all that is known."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import fsspec
 
 from feature_repo.errors import TrainingError
 from feature_repo.tables import Table
-from tasks.training.canaries import Finding, Tripped
+from tasks.training.canaries import WINDOW, Finding, Tripped
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.loop import Course, batch_of, train
 from tasks.training.parts import rows_of
@@ -21,7 +22,7 @@ from tasks.training.run import Run
 if TYPE_CHECKING:
     from tasks.types import TrainingConfig
 
-RETURNS = 1  # how often a training goes back
+RETURNS = 1  # how often a training goes back for what is not finite
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,15 +92,18 @@ class Evidence:
             return ""
         fs, root = fsspec.core.url_to_fs(self.checkpoints.uri)
         name = f"canary-{step:08d}.json"
-        if self.first:
-            fs.makedirs(root, exist_ok=True)
-            fs.pipe_file(f"{root}/{name}", json.dumps(record, indent=1).encode())
+        try:
+            if self.first:
+                fs.makedirs(root, exist_ok=True)
+                fs.pipe_file(f"{root}/{name}", json.dumps(record, indent=1).encode())
+        except Exception as exc:  # whatever storage has of its own
+            return f"; not written down: {exc}"
         return f": {self.checkpoints.uri}/{name}"
 
 
 def train_on(begin: Callable[[], Run], course: Course, evidence: Evidence) -> Run:
     """Train from the last good checkpoint, or from the beginning, to the end. A batch at which a
-    canary trips is passed over, once, from the checkpoint before it.
+    canary trips is passed over, from the checkpoint before it.
 
     Raises:
         TrainingError: a canary tripped again; see ``Evidence``.
@@ -113,11 +117,20 @@ def train_on(begin: Callable[[], Run], course: Course, evidence: Evidence) -> Ru
             train(run, course)
         except Tripped as trip:
             skipped = [*run.position.skipped, trip.step]
+            final = is_final(trip, run.position.skipped, course.steps_per_epoch)
             run, _ = _stand(begin, course)
             run.position.skipped = skipped
-            evidence.expect(trip, run.position.step, final=len(skipped) > RETURNS)
+            evidence.expect(trip, run.position.step, final=final)
         else:
             return run
+
+
+def is_final(trip: Tripped, skipped: list[int], steps_per_epoch: int) -> bool:
+    """Whether going back is of no use. What is not finite is a fault, and is met twice at most. A
+    spike may be an honest row of a target with heavy tails: only another one near it is final."""
+    near = [step for step in skipped if abs(trip.step - step) <= WINDOW]
+    broken = not math.isfinite(trip.value) and len(skipped) >= RETURNS
+    return broken or bool(near) or steps_per_epoch == 1
 
 
 def _stand(begin: Callable[[], Run], course: Course) -> tuple[Run, str]:

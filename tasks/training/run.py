@@ -33,7 +33,7 @@ class Epoch:
 class Position:
     """Where a training stands. ``step`` counts global batches; ``skipped`` are those of them that
     a canary had passed over; ``best_step`` is where the best epoch ended; ``recent`` is what the
-    canaries compare with."""
+    canaries compare with, ``limits`` what they allow."""
 
     step: int = 0
     best_step: int = 0
@@ -42,6 +42,7 @@ class Position:
     recent: dict[str, list[float]] = field(
         default_factory=lambda: {"loss": [], "gradient norm": []}
     )
+    limits: dict[str, float] = field(default_factory=dict)
 
     @property
     def best(self) -> Epoch | None:
@@ -105,7 +106,9 @@ def start(
 
         fully_shard(network)
     elif rank.world > 1:
-        model = nn.parallel.DistributedDataParallel(network)
+        # Torch would lay the gradients out anew after the first step, and so sum them in another
+        # order for one step after a resumption; with this it does not.
+        model = nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
     rate = config.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=config.weight_decay)
     _lay_out(optimizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +21,16 @@ from tasks import fit as fitting
 from tasks.fit import Fitted, fit
 from tasks.training import canaries
 from tasks.training.attempts import open_attempt
+from tasks.training.canaries import Tripped, check
 from tasks.training.loop import Watch, batch_of
 from tasks.training.parts import Parts, read_parts, rows_of
 from tasks.training.ranks import Rank
+from tasks.training.recovery import is_final
+from tasks.training.run import Position
 from tasks.types import TrainingConfig
 
 CONFIG = dataclasses.replace(SMALL, epochs=9)
-STEP = 77  # in the seventh epoch, when the canaries know what is usual
+STEP = 92  # in the eighth epoch, when the canaries know what is usual
 
 Poison = Callable[[Parts, int], None]
 
@@ -124,7 +128,7 @@ def test_a_bad_batch_is_passed_over_from_the_checkpoint_before_it(
     (file,) = tmp_path.glob("checkpoints/toy/*/1/canary-*.json")
     record = json.loads(file.read_text())
     assert record["canary"] == canary
-    assert (record["step"], record["last_good_step"]) == (STEP, 75)
+    assert (record["step"], record["last_good_step"]) == (STEP, 90)
     assert record["first_bad_layer"].endswith(layer)
     keys = rows_of(table, "training")["request_id"].to_pylist()
     batch = batch_of(STEP, len(keys), CONFIG).tolist()
@@ -133,7 +137,7 @@ def test_a_bad_batch_is_passed_over_from_the_checkpoint_before_it(
         assert record["rows_not_finite"] == [keys[batch[3]]]
     if poison is not_a_number:
         assert record["inputs_not_finite"] == ["origin_delay_mean"]
-    assert any(f"{canary} at step {STEP}" in line and "back to step 75" in line for line in said)
+    assert any(f"{canary} at step {STEP}" in line and "back to step 90" in line for line in said)
 
 
 def test_a_training_that_goes_bad_again_says_all_that_is_known(
@@ -152,11 +156,55 @@ def test_a_training_that_goes_bad_again_says_all_that_is_known(
     told = str(caught.value)
     key = rows_of(table, "training")["request_id"][spoils[0]].as_py()
     for part in (
-        f"loss not finite at step {STEP}", "last good step 75", "first bad layer", key,
+        f"loss not finite at step {STEP}", "last good step 90", "first bad layer", key,
         "; then ", "canary-000000", "lower learning_rate, now 0.003",
     ):  # fmt: skip
         assert part in told
     assert len(list(tmp_path.glob("checkpoints/toy/*/1/canary-*.json"))) == 2
+
+
+@pytest.mark.parametrize("last", [2, 5])
+def test_an_epoch_s_small_last_batch_is_not_compared_with_whole_ones(
+    table: Table, last: int
+) -> None:
+    """The mean of a few rows is noisy; a healthy training comes to its end."""
+    rows = rows_of(table, "training").num_rows
+    size = next(size for size in range(400, 60, -1) if rows % size == last)
+    config = dataclasses.replace(CONFIG, batch_size=size, epochs=20, patience=20)
+    said: list[str] = []
+    assert fit(TOY, table, config, said.append).passed_over == []
+    assert not any("canary" in line for line in said)
+
+
+def test_an_epoch_of_one_batch_that_is_bad_has_nothing_to_go_on_with(
+    table: Table, read: list[Parts]
+) -> None:
+    """The error says what is known of it."""
+    config = dataclasses.replace(SMALL, batch_size=4096)
+
+    class Spoiler(Watch):
+        def begin(self, position: Position, steps: int) -> None:
+            read[0].training.target[0] = torch.nan
+
+    with pytest.raises(TrainingError, match="loss not finite at step 0"):
+        fit(TOY, table, config, print, watch=Spoiler(print, config))
+
+
+def test_spikes_far_from_each_other_are_passed_over_and_near_ones_are_final() -> None:
+    """A target with heavy tails has honest ones; a training that diverges has one upon the
+    other."""
+    position = Position()
+    for step in range(200):
+        check(position, step, {"loss": 0.5 + 0.01 * (step % 7), "gradient norm": 1.0}, True)
+    with pytest.raises(Tripped, match="spike of the loss"):
+        check(position, 200, {"loss": 2.0, "gradient norm": 1.0}, True)
+    check(position, 200, {"loss": 2.0, "gradient norm": 1.0}, False)
+    spike, broken = Tripped("spike", 500, 9.0, 1.0), Tripped("nan", 500, math.nan, math.inf)
+    assert not is_final(spike, [], 12)
+    assert not is_final(spike, [400], 12)
+    assert is_final(spike, [460], 12)
+    assert not is_final(broken, [], 12)
+    assert is_final(broken, [400], 12)
 
 
 def test_without_checkpoints_it_goes_back_to_the_beginning(

@@ -59,7 +59,7 @@ def test_a_training_goes_on_from_object_storage(
     table: Table, tmp_path: Path, bucket: s3fs.S3FileSystem
 ) -> None:
     """Damaged, the newest is set aside and the one before is taken; the end is the same."""
-    plain = flown(Job(home=tmp_path / "plain", table=table))
+    plain = flown(Job(home=tmp_path / "home", table=table))
     folder = stop_in(tmp_path / "home", table)
     newest, *_ = checkpoints_in(folder)
     (file,) = bucket.glob(f"{newest}/__0_*")
@@ -117,7 +117,7 @@ def test_storage_that_is_gone_costs_checkpoints_only(
     table: Table, tmp_path: Path, bucket: s3fs.S3FileSystem
 ) -> None:
     """Said each time, and the training comes to its end."""
-    plain = flown(Job(home=tmp_path / "plain", table=table))
+    plain = flown(Job(home=tmp_path / "home", table=table))
     bucket.rm("flights", recursive=True)
     said: list[str] = []
     fitted = flown(Job(home=tmp_path / "home", table=table), said)

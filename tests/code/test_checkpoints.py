@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from toy import toy_training_set
 from training_helpers import SMALL, Job, StoppedError, finished, flown, same, weights
 
@@ -59,6 +60,32 @@ def test_a_finished_training_is_not_gone_on_from_unasked(
     again = flown(job, said)
     assert not any("goes on" in line for line in said)
     assert same(weights(again), weights(undisturbed))
+
+
+def test_nothing_is_left_to_learn_from_a_finished_one(
+    table: Table, undisturbed: Fitted, tmp_path: Path
+) -> None:
+    """Asked for by name it gives its own weights, and is named as the checkpoint."""
+    again = flown(Job(home=tmp_path, table=table, every=5, resume_from=undisturbed.checkpoint))
+    assert same(weights(again), weights(undisturbed))
+    assert again.checkpoint == undisturbed.checkpoint
+
+
+def test_checkpoints_that_cannot_be_removed_are_said_and_cost_nothing(
+    table: Table, undisturbed: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one is whole, and stays."""
+
+    def refuse(*told: object, **more: object) -> None:
+        raise OSError("not permitted")
+
+    monkeypatch.setattr(LocalFileSystem, "rm", refuse)
+    said: list[str] = []
+    fitted = flown(Job(home=tmp_path, table=table, every=5), said)
+    assert same(weights(fitted), weights(undisturbed))
+    assert fitted.checkpoint.endswith("step-00000036")
+    assert len(checkpoints_in(fitted.checkpoint.rsplit("/", 1)[0])) == 10
+    assert any("no longer kept could not be removed: OSError: not permitted" in s for s in said)
 
 
 def test_checkpoints_within_an_epoch_change_nothing(
@@ -137,6 +164,9 @@ def test_a_checkpoint_asked_for_by_name_is_taken_or_refused(
     more = dataclasses.replace(SMALL, epochs=4)
     there = Job(home=tmp_path / "more", table=table, resume_from=folder, config=more)
     assert len(flown(there).curve) == 4
+    fewer = dataclasses.replace(SMALL, epochs=2)
+    with pytest.raises(CheckpointError, match="of 3 epochs, this one has 2: give as many, or more"):
+        flown(Job(home=tmp_path / "fewer", table=table, resume_from=folder, config=fewer))
     wider = dataclasses.replace(SMALL, width=8)
     with pytest.raises(CheckpointError, match="of another training: width is 16 there, 8 here"):
         flown(Job(home=tmp_path / "wider", table=table, resume_from=folder, config=wider))
