@@ -63,10 +63,12 @@ class Switched(Canary):
         """Of the gradients, or nothing."""
         return self._norm(optimizer) if self._blocks.first else torch.zeros(())
 
-    def look(self, position: Position, mean: torch.Tensor, norm: torch.Tensor) -> None:
+    def look(
+        self, position: Position, mean: torch.Tensor, norm: torch.Tensor, *, whole: bool
+    ) -> None:
         """At a step, or not."""
         if self._blocks.first:
-            super().look(position, mean, norm)
+            super().look(position, mean, norm, whole=whole)
 
 
 class Spaced(Checkpoints):

@@ -107,8 +107,9 @@ def start(
         fully_shard(network)
     elif rank.world > 1:
         # Torch would lay the gradients out anew after the first step, and so sum them in another
-        # order for one step after a resumption; with this it does not.
-        model = nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
+        # order for one step after a resumption; looking for unused parameters, it does not. Of two
+        # ranks' sum the order is one.
+        model = nn.parallel.DistributedDataParallel(network, find_unused_parameters=rank.world > 2)
     rate = config.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=config.weight_decay)
     _lay_out(optimizer)

@@ -53,13 +53,6 @@ def undisturbed(table: Table, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {"weights": weights(fitted), "curve": [dataclasses.asdict(e) for e in fitted.curve]}
 
 
-@pytest.fixture(scope="module")
-def undisturbed_pair(table: Table, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same of the training on two ranks."""
-    folder = tmp_path_factory.mktemp("pair")
-    return finished(Job(home=folder / "home", table=table, config=CONFIG), folder / "out", 2)
-
-
 def kill_launcher(running: subprocess.Popen[str]) -> None:
     """Of the launcher nothing is left that could end its ranks."""
     running.kill()
@@ -127,15 +120,21 @@ def test_killed_at_random_moments_while_it_writes_checkpoints(
     assert all((folder / "manifest.json").exists() for folder in folders)
 
 
-@pytest.mark.parametrize("kill", [kill_rank, kill_launcher] if LONG else [kill_launcher])
+@pytest.mark.parametrize(
+    ("kill", "ranks"),
+    [(kill_rank, 2), (kill_launcher, 2), (kill_launcher, 3)] if LONG else [(kill_launcher, 2)],
+)
 def test_a_rank_or_the_launcher_is_killed(
-    table: Table, undisturbed_pair: dict[str, Any], tmp_path: Path, kill: Kill
+    table: Table, tmp_path: Path, kill: Kill, ranks: int
 ) -> None:
-    """Of two ranks: the other one ends too, and the next start goes on."""
+    """Of several ranks: the others end too, and the next start goes on."""
+    whole = finished(
+        Job(home=tmp_path / "whole", table=table, config=CONFIG), tmp_path / "w", ranks
+    )
     job = Job(home=tmp_path / "home", table=table, config=CONFIG, every=20)
-    found = killed_again_and_again(job, tmp_path / "out", 2, kill, local(job.home), 1)
-    assert same(found["weights"], undisturbed_pair["weights"])
-    assert found["curve"] == undisturbed_pair["curve"]
+    found = killed_again_and_again(job, tmp_path / "out", ranks, kill, local(job.home), 1)
+    assert same(found["weights"], whole["weights"])
+    assert found["curve"] == whole["curve"]
 
 
 @pytest.fixture
