@@ -105,11 +105,11 @@ class TrainingConfig(DataClassJSONMixin):
 
     ``model``: ``mlp``, which is the use case's own network where it has one, or ``tabm``.
     ``batch_size`` is the global batch, over all ranks. ``patience``: epochs without a better
-    validation loss before training stops. ``width``, ``layers`` and ``dropout`` shape the
-    platform's networks, ``members``, ``bins`` and ``embedding`` TabM alone; a use case's own
-    builder may read them too. ``precision``: bfloat16 is mixed,
-    its weights are float32. ``sharding``: ``full`` shares weights and moments out among the ranks
-    (FSDP2), ``none`` has a copy on each (DDP).
+    validation loss before training stops; the one-cycle schedule lets it rise in the middle.
+    ``width``, ``layers`` and ``dropout`` shape the platform's networks, ``members``, ``bins`` and
+    ``embedding`` TabM alone; a use case's own builder may read them too. ``precision``: bfloat16
+    is mixed, its weights are float32. ``sharding``: ``full`` shares weights and moments out among
+    the ranks (FSDP2), ``none`` has a copy on each (DDP).
     """
 
     epochs: int = 6
@@ -119,7 +119,7 @@ class TrainingConfig(DataClassJSONMixin):
     width: int = 256
     layers: int = 3
     dropout: float = 0.4
-    patience: int = 2
+    patience: int = 6
     seed: int = 20130101
     precision: str = "float32"
     sharding: str = "none"

@@ -32,7 +32,7 @@ PYFLYTE = ROOT / "tests" / "pyflyte_without_memo.py"
 # Small, and good enough for weather's gate.
 SHORT = {
     "epochs": 6, "batch_size": 256, "learning_rate": 0.002, "weight_decay": 0.01, "width": 96,
-    "dropout": 0.05, "patience": 2, "layers": 3, "seed": 1,
+    "dropout": 0.05, "patience": 6, "layers": 3, "seed": 1,
 }  # fmt: skip
 REFUSED = SHORT | {"epochs": 1, "learning_rate": 1e-7}
 

@@ -104,7 +104,7 @@ def test_every_variable_that_is_read_stands_in_the_table() -> None:
         for path in (ROOT / room).rglob("*.py"):
             found = re.findall(r"(?:environ(?:\.get)?|getenv)[(\[]\s*\"(\w+)", path.read_text())
             # The launcher of a distributed training sets these two, not a user.
-            if set(found) - {"RANK", "WORLD_SIZE", "LOCAL_RANK"}:
+            if set(found) - {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}:
                 read[str(path.relative_to(ROOT))] = set(found)
     assert set(read) == {"feature_repo/home.py", "tasks/resources.py"}
     table = set(

@@ -67,6 +67,7 @@ def test_a_worker_killed_within_a_trial_loses_nothing(
         assert time.monotonic() - killed < GRACE_SECONDS + 60
 
 
+@pytest.mark.skipif(not LONG, reason="a long drill: AIRWORTHY_LONG_DRILLS=1")
 @pytest.mark.timeout(1200)
 def test_a_sweep_killed_whole_goes_on_and_its_winner_is_judged(twins: Twins) -> None:
     """``pyflyte run``, killed with its workers at the end of a trial, then the same command: the
