@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 from toy import toy_training_set
 from training_helpers import Job, StoppedError, finished, flown, same, weights
 
@@ -22,23 +21,10 @@ from tasks.training.checkpoint_files import checkpoints_in, upload
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
-    """An S3 server with an empty bucket, as a pod would reach it: by environment variables."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AIRWORTHY_CHECKPOINTS", "s3://flights/checkpoints")
-    s3fs.S3FileSystem.clear_instance_cache()
-    fs = fsspec.filesystem("s3")
-    fs.mkdir("flights")
-    yield fs
-    s3fs.S3FileSystem.clear_instance_cache()
-    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-    server.stop()
+def bucket() -> Iterator[s3fs.S3FileSystem]:
+    """An S3 server with an empty bucket for checkpoints."""
+    with s3_server() as fs:
+        yield fs
 
 
 @pytest.fixture(scope="module")

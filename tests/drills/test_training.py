@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
+import s3fs
+from s3_server import BUCKET, s3_server
 from toy import TOY, toy_rows, toy_training_set
 from training_helpers import SMALL, Job, finished, flown, process, read, same, weights
 
@@ -138,40 +138,28 @@ def test_a_rank_or_the_launcher_is_killed(
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 server with an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AIRWORTHY_CHECKPOINTS", "s3://drill/checkpoints")
-    fsspec.filesystem("s3").clear_instance_cache()
-    fsspec.filesystem("s3").mkdir("drill")
-    yield "drill/checkpoints"
-    fsspec.filesystem("s3").clear_instance_cache()
-    server.stop()
+def bucket() -> Iterator[s3fs.S3FileSystem]:
+    """An S3 server with an empty bucket for checkpoints."""
+    with s3_server() as fs:
+        yield fs
 
 
 def test_killed_during_an_upload(
-    table: Table, undisturbed: dict[str, Any], tmp_path: Path, bucket: str
+    table: Table, undisturbed: dict[str, Any], tmp_path: Path, bucket: s3fs.S3FileSystem
 ) -> None:
     """What was half sent is no checkpoint, and is gone after the next start."""
     job = Job(home=tmp_path / "home", table=table, config=CONFIG, every=10)
-    fs = fsspec.filesystem("s3")
 
     def sent() -> list[str]:
-        fs.invalidate_cache()
-        return list(fs.glob(f"{bucket}/toy/*/*/step-*/.metadata"))
+        bucket.invalidate_cache()
+        return list(bucket.glob(f"{BUCKET}/checkpoints/toy/*/*/step-*/.metadata"))
 
     kills = 5 if LONG else 1
     found = killed_again_and_again(job, tmp_path / "out", 1, kill_rank, sent, kills)
     assert same(found["weights"], undisturbed["weights"])
-    fs.invalidate_cache()
-    for folder in fs.glob(f"{bucket}/toy/*/*/step-*"):
-        assert fs.exists(f"{folder}/manifest.json")
+    bucket.invalidate_cache()
+    for folder in bucket.glob(f"{BUCKET}/checkpoints/toy/*/*/step-*"):
+        assert bucket.exists(f"{folder}/manifest.json")
 
 
 class FullDisk(Watch):
