@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.home import Home, tracking_uri
 from feature_repo.tables import Table
-from tasks.types import Folder, TrainingConfig
+from tasks.types import Folder, Metrics, TrainingConfig
 
 if TYPE_CHECKING:
     from tasks.watch.seen import Seen
@@ -74,10 +74,10 @@ def log_training(
     trained: Folder,
     training_set: Table,
     config: TrainingConfig,
-    seen: Seen,
-) -> None:
-    """Log parameters and all that was seen of the training, in batches; a repeated call changes
-    nothing."""
+    measured: Metrics,
+) -> str:
+    """Log parameters and all that was measured of the training, in batches; a repeated call changes
+    nothing. Returns the run id."""
     with home.lock("mlflow"):
         mlflow = client(home)
         from mlflow.entities import Metric, Param
@@ -85,20 +85,27 @@ def log_training(
 
         run = run_of(mlflow, home, use_case, trained)
         if mlflow.get_run(run).info.status == "FINISHED":
-            return
+            return run
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, at) for name, value, at in _measured(seen)]
+        columns = zip(measured.names, measured.values, measured.steps, strict=True)
+        metrics = [Metric(name, value, now, at) for name, value, at in columns]
         params = [Param(k, json.dumps(v)) for k, v in asdict(config).items()]
         params.append(Param("training_set", training_set.digest))
         mlflow.log_batch(run, params=params)
         for place in range(0, len(metrics), MAX_METRICS_PER_BATCH):
             mlflow.log_batch(run, metrics=metrics[place : place + MAX_METRICS_PER_BATCH])
         mlflow.set_terminated(run, "FINISHED")
+        return run
 
 
-def _measured(seen: Seen) -> Iterator[tuple[str, float, int]]:
-    """Metrics by name, value and step, or epoch; one word for one thing with
+def metrics_of(seen: Seen) -> Metrics:
+    """What was seen of a training as metrics; one word for one thing with
     ``tasks.watch.telemetry``."""
+    names, values, steps = zip(*_rows(seen), strict=True)
+    return Metrics(names=list(names), values=list(values), steps=list(steps))
+
+
+def _rows(seen: Seen) -> Iterator[tuple[str, float, int]]:
     for epoch in seen.curve:
         yield from ((name, getattr(epoch, name), epoch.epoch) for name in LOSSES)
     for point in seen.points:

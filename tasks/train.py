@@ -28,7 +28,7 @@ from tasks.resources import (
     training_pod,
 )
 from tasks.steps import step
-from tasks.types import Folder, State, Step, TrainingConfig
+from tasks.types import Folder, Metrics, State, Step, TrainingConfig
 
 if TYPE_CHECKING:
     from tasks.fit import Fitted
@@ -72,15 +72,17 @@ COMMON: dict[str, Any] = {
 
 
 class Trained(NamedTuple):
-    """Weights with their preprocessing and record, the address of the last checkpoint, and what
-    the step did."""
+    """Weights with their preprocessing and record, the address of the last checkpoint, what was
+    measured on the way, and what the step did."""
 
     trained: Folder
     checkpoint: str
+    metrics: Metrics
     step: Step
 
 
-NOTHING = Trained(Folder("trained", "", ""), "", Step("train", 0.0, "", ""))  # of ranks but 0
+# Of ranks but 0.
+NOTHING = Trained(Folder("trained", "", ""), "", Metrics([], [], []), Step("train", 0.0, "", ""))
 
 
 def _train(
@@ -92,10 +94,9 @@ def _train(
     resume_from: str,
     checkpoint_steps: int,
 ) -> Trained:
-    """Fit on this rank, the fallback too where one is declared; rank 0 stores the result and logs
-    one MLflow run."""
+    """Fit on this rank, the fallback too where one is declared; rank 0 stores the result."""
     from tasks.fallback import save_all
-    from tasks.tracking import log_training
+    from tasks.tracking import metrics_of
     from tasks.training.attempts import open_attempt
     from tasks.training.ranks import process_group
     from tasks.watch.curves import page
@@ -125,7 +126,6 @@ def _train(
             trained = store_folder(
                 home, "trained", lambda folder: save_all(fitted, fallback, config, folder)
             )
-            log_training(home, use_case, trained, training_set, config, seen)
             with spared(s.say):
                 Deck("Training", page(seen))
             attempt.finish(trained.digest, s.say)
@@ -134,7 +134,7 @@ def _train(
                 f"rows, ranks: {rank.world}, best epoch {fitted.best_epoch}, "
                 f"weights {trained.digest[:12]}, checkpoint {fitted.checkpoint or 'none'}"
             )
-    return Trained(trained, fitted.checkpoint, s.record)
+    return Trained(trained, fitted.checkpoint, metrics_of(seen), s.record)
 
 
 def _fit(

@@ -56,6 +56,16 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """What was measured of a training, in columns of one length: name, value, and the step or the
+    epoch that it belongs to (0: the whole)."""
+
+    names: list[str]
+    values: list[float]
+    steps: list[int]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One gate rule applied: ``value operator limit``; value is NaN where there is none."""
 

@@ -14,6 +14,7 @@ from tasks.gate import judge
 from tasks.materialise import materialise_online
 from tasks.model_card import write_card
 from tasks.promotion import promote_released
+from tasks.record import record_training
 from tasks.registry import find_champion, register
 from tasks.release import release
 from tasks.train import train_on_nodes, train_one_process, train_two_ranks
@@ -142,6 +143,14 @@ def lifecycle(
         .else_()
         .fail("launcher must be one-process, two-ranks or nodes")
     )
+    recorded = record_training(
+        state=state,
+        use_case=use_case,
+        trained=trained.trained,
+        training_set=training.training_set,
+        config=config,
+        metrics=trained.metrics,
+    )
     exported = export_model(
         state=state, use_case=use_case, declaration=declaration, trained=trained.trained
     )
@@ -206,6 +215,7 @@ def lifecycle(
         trained=trained.trained,
         execution=execution,
     )
+    recorded >> registered
     online = materialise_online(
         state=state,
         use_case=use_case,

@@ -25,7 +25,7 @@ from tasks.registry import register_version
 from tasks.run_pairs import pairs_with_first
 from tasks.runs import find_runs
 from tasks.steps import Cost
-from tasks.tracking import client, experiment_id, log_training, tag_execution
+from tasks.tracking import client, experiment_id, log_training, metrics_of, tag_execution
 from tasks.training.run import Epoch
 from tasks.types import TrainingConfig
 from tasks.watch.seen import Seen
@@ -83,7 +83,7 @@ def trained(home: Home, name: str, slope: float, rows: pa.Table) -> Judged:
     config = replace(TrainingConfig(), width=int(slope * 100) + 1)
     cost = Cost(seconds=2.0, cpu_seconds=3.5, gpu_seconds=0.0)
     seen = Seen(curve=CURVE, points=[], phases={}, cost=cost)
-    log_training(home, "toy", made.trained, table, config, seen)
+    log_training(home, "toy", made.trained, table, config, metrics_of(seen))
     register_version(home, "toy", directory_of(home, made), made.trained, f"local-{name}")
     return made
 
