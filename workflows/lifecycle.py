@@ -215,7 +215,7 @@ def lifecycle(
         trained=trained.trained,
         execution=execution,
     )
-    recorded >> registered
+    recorded >> registered.step
     online = materialise_online(
         state=state,
         use_case=use_case,

@@ -31,6 +31,7 @@ from feature_repo.tables import Table, read_table, table_place, write_table
 from serving.predictor import Predictor
 from serving.preprocess import UNKNOWN, Preprocessor
 from tasks.fit import Fitted, fit
+from tasks.record import record_training
 from tasks.state import open_state
 from tasks.tracking import client
 from tasks.train import train_two_ranks
@@ -69,25 +70,28 @@ def one(weather: UseCase, table: Table) -> Fitted:
 def test_two_ranks_learn_what_one_process_learns(one: Fitted, table: Table, tmp_path: Path) -> None:
     """The gradient is that of the global batch, so the losses agree but for rounding."""
     home = Home(root=tmp_path)
-    made = train_two_ranks(
-        state=State(str(home.root), home.id), use_case="weather", declaration="any",
-        training_set=table, config=CONFIG,
-    )  # fmt: skip
+    of = {
+        "state": State(str(home.root), home.id), "use_case": "weather", "training_set": table,
+        "config": CONFIG,
+    }  # fmt: skip
+    made = train_two_ranks(**of, declaration="any")
     record = json.loads((Path(made.trained.uri) / "training.json").read_text())
     two = record["curve"]
     assert two[0]["validation_loss"] == pytest.approx(one.curve[0].validation_loss, abs=1e-3)
     assert two[0]["training_loss"] == pytest.approx(one.curve[0].training_loss, abs=1e-3)
     assert record["training_rows"] == one.training_rows
     assert record["validation_rows"] == one.validation_rows
-    check_seen(home, made.step)
+    recorded = {record_training(**of, trained=made.trained, metrics=made.metrics) for _ in range(2)}
+    check_seen(home, recorded, made.step)
 
 
-def check_seen(home: Home, done: Step) -> None:
+def check_seen(home: Home, recorded: set[str], done: Step) -> None:
     """The Deck of rank 0, MLflow's run and the step's record say what was seen and what it took."""
     (picture,) = pictures_of_deck("Training")
     assert picture.startswith(b"\x89PNG")
     mlflow = client(home)
     (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("weather").experiment_id])
+    assert {run.info.run_id} == recorded
     told = run.data.metrics
     assert 0 < told["training_seconds"] < done.seconds
     assert told["training_cpu_seconds"] == pytest.approx(done.cpu_seconds, abs=1e-3)
