@@ -33,6 +33,10 @@ class TrainingError(AirworthyError):
     """A training run cannot go on, or must not: no rows, a loss that is not finite, …"""
 
 
+class DivergedError(TrainingError):
+    """A training went bad by its hyper-parameters or rows: a loss that is not finite, a spike."""
+
+
 class CheckpointError(AirworthyError):
     """A checkpoint is not whole, or belongs to another training: names the file or the field."""
 

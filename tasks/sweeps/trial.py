@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from feature_repo.errors import TrainingError
+from feature_repo.errors import DivergedError
 from feature_repo.home import Home, write_atomically
 from feature_repo.registry import get_use_case
 from tasks.fit import fit
@@ -115,7 +115,7 @@ def train(home: Home, study: Study, trial: Trial, sweep: Sweep) -> str:
             why = _run(sweep, memory, reporter)
         except TrialPruned:
             state = TrialState.PRUNED
-        except (BudgetSpent, TrainingError) as exc:
+        except (BudgetSpent, DivergedError) as exc:
             state, why = TrialState.PRUNED, str(exc)
         memory.keep(reporter.curve, whole=state == TrialState.COMPLETE)
         _finish(study, trial, reporter, state, why)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from feature_repo.errors import TrainingError
+from feature_repo.errors import DivergedError
 from tasks.training.canaries import Canary, Finding, diagnose
 from tasks.training.ranks import Rank, from_first, sum_over_ranks
 from tasks.training.run import Epoch, Run
@@ -85,6 +85,7 @@ def train(run: Run, course: Course) -> None:
 
     Raises:
         Tripped: a canary's limit was passed.
+        DivergedError: the validation loss is not finite.
         TrainingError: no step was done for too long.
     """
     phases = course.watch.phases
@@ -196,7 +197,7 @@ def _close_epoch(run: Run, course: Course) -> Epoch:
         validation_loss=from_first(float(losses.mean()), course.rank),
     )
     if not math.isfinite(epoch.validation_loss):
-        raise TrainingError(
+        raise DivergedError(
             f"epoch {epoch.epoch}: the validation loss is {epoch.validation_loss}, the training "
             f"loss {epoch.training_loss:.4f}: look for what is not finite in the validation rows, "
             f"or lower learning_rate, now {course.config.learning_rate}"

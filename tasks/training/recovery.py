@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
-from feature_repo.errors import TrainingError
+from feature_repo.errors import DivergedError
 from feature_repo.tables import Table
 from tasks.training.canaries import WINDOW, Finding, Tripped
 from tasks.training.checkpoints import Checkpoints
@@ -50,7 +50,7 @@ class Evidence:
         """Save keys of the batch, last good step and layer.
 
         Raises:
-            TrainingError: the training had gone back before: it says all that is known.
+            DivergedError: the training had gone back before: it says all that is known.
         """
         if step not in self._expected:
             return  # an earlier process wrote it down
@@ -79,7 +79,7 @@ class Evidence:
             f"{len(batch):,} rows ({examples}, …{where})"
         )
         if final:
-            raise TrainingError(
+            raise DivergedError(
                 "the training went bad again after it had gone back: "
                 f"{'; then '.join(self._told)}; look at these rows, or lower "
                 f"learning_rate, now {self.config.learning_rate}"
@@ -106,7 +106,7 @@ def train_on(begin: Callable[[], Run], course: Course, evidence: Evidence) -> Ru
     canary trips is passed over, from the checkpoint before it.
 
     Raises:
-        TrainingError: a canary tripped again; see ``Evidence``.
+        DivergedError: a canary tripped again; see ``Evidence``.
         CheckpointError: see ``Checkpoints.restore``.
     """
     run, restored = _stand(begin, course)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from feature_repo.home import Home
 from feature_repo.tables import Table, read_table, write_table
@@ -22,7 +22,7 @@ from tasks.splits import split_by_time
 from tasks.sweeps import declared
 from tasks.sweeps.declared import Budget, Sweep
 from tasks.sweeps.storage import WORKER, open_store
-from tasks.sweeps.study import FINISHED, open_study
+from tasks.sweeps.study import FINISHED, open_study, take
 from tasks.types import TrainingConfig
 
 CONFIG = TrainingConfig(epochs=9, batch_size=128, width=32, dropout=0.0, patience=9, seed=1)
@@ -54,6 +54,14 @@ def study_of(home: Home, sweep: Sweep) -> Study:
 def trials_of(home: Home, sweep: Sweep) -> list[FrozenTrial]:
     """All of the sweep's trials."""
     return study_of(home, sweep).get_trials(deepcopy=False)
+
+
+def taken(home: Home, sweep: Sweep, worker: str) -> Trial:
+    """A trial for a worker of this name."""
+    store = open_store(home, sweep.name)
+    trial = take(home, store, study_of(home, sweep), sweep, worker)
+    assert isinstance(trial, Trial)
+    return trial
 
 
 def start(home: Home, sweep: Sweep) -> subprocess.Popen[bytes]:

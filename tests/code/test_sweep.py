@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 from sweep_helpers import (
     CONFIG,
     check_exact,
@@ -18,6 +18,7 @@ from sweep_helpers import (
     start,
     study_of,
     sweep_over,
+    taken,
     trials_of,
     within_a_trial,
 )
@@ -57,14 +58,6 @@ def table(small_weather: Table) -> Table:
 
 def silent(message: str) -> None:
     """Progress that nobody reads."""
-
-
-def taken(home: Home, sweep: Sweep, worker: str) -> Trial:
-    """A trial for a worker of this name."""
-    store = open_store(home, sweep.name)
-    trial = take(home, store, study_of(home, sweep), sweep, worker)
-    assert isinstance(trial, Trial)
-    return trial
 
 
 def test_what_the_dead_left_waits_once_however_often_it_is_settled(
