@@ -85,9 +85,11 @@ class Canary:
             return
         steps = [(step, whole) for step, _, _, whole in self._waiting]
         means = torch.stack([mean for _, mean, _, _ in self._waiting])
+        norms = torch.stack([norm for _, _, norm, _ in self._waiting])
         if self._rank.world > 1:
             distributed.all_reduce(means)
-        norms = torch.stack([norm for _, _, norm, _ in self._waiting])
+            # The ranks' own, which are equal but for the last digit: all must judge one value.
+            distributed.broadcast(norms, src=0)
         self._waiting = []
         for (step, whole), loss, norm in zip(steps, means.tolist(), norms.tolist(), strict=True):
             check(self._position, step, {"loss": loss, "gradient norm": norm}, whole)
@@ -174,7 +176,9 @@ def diagnose(run: Run, part: Part, batch: torch.Tensor, course: Course) -> Findi
     finally:
         for hook in hooks:
             hook.remove()
-    layer = bad[0] if bad else _worst_gradient(run.network)
+    # Where weights are shared out, all ranks must ask for it, also those that need no answer.
+    worst = _worst_gradient(run.network)
+    layer = bad[0] if bad else worst
     run.optimizer.zero_grad(set_to_none=True)
     own = _Seen(layer, bool(bad), *_sick(part, share))
     told = [own]
@@ -215,7 +219,7 @@ def _record(name: str, bad: list[str]) -> Any:
 
 def _worst_gradient(network: nn.Module) -> str:
     """The last layer whose gradient is not finite, which is where backward meets it first; else
-    the layer with the greatest gradient."""
+    the layer with the greatest gradient. Where weights are shared out all ranks call it."""
     worst, greatest = "", -1.0
     for name, parameter in reversed(list(network.named_parameters())):
         if parameter.grad is None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 import torch
 from toy import TOY
 
+from feature_repo.errors import TrainingError
 from feature_repo.home import Home
 from feature_repo.tables import Table
+from tasks import fit as fitting
 from tasks.fit import Fitted, fit
 from tasks.training.attempts import open_attempt
 from tasks.training.loop import Watch
+from tasks.training.parts import Parts, read_parts
 from tasks.training.ranks import Rank, process_group
 from tasks.types import TrainingConfig
 
@@ -30,7 +34,8 @@ HERE = Path(__file__)
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a training is asked for; ``stop_after``: steps, 0 for none."""
+    """What a training is asked for; ``stop_after``: steps, 0 for none; ``broken``: a training row
+    with an input that is not a number in memory, -1 for none."""
 
     home: Path
     table: Table
@@ -38,6 +43,7 @@ class Job:
     every: int = 0
     resume_from: str = ""
     stop_after: int = 0
+    broken: int = -1
 
     def made_of(self) -> dict[str, Any]:
         """As ``tasks.train`` says it."""
@@ -97,6 +103,7 @@ def process(job: Job, out: Path, ranks: int = 1) -> subprocess.Popen[str]:
         {
             "home": str(job.home), "table": asdict(job.table), "config": asdict(job.config),
             "every": job.every, "resume_from": job.resume_from, "out": str(out),
+            "broken": job.broken,
         }
     )  # fmt: skip
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -121,6 +128,17 @@ def read(out: Path) -> dict[str, Any]:
     return found
 
 
+def break_row(row: int) -> None:
+    """From here on this process reads it with an input that is not a number."""
+
+    def read_broken(*told: object) -> Parts:
+        parts = read_parts(*told)  # type: ignore[arg-type]  # as fit calls it
+        parts.training.numeric[row, 1] = torch.nan
+        return parts
+
+    fitting.read_parts = read_broken  # type: ignore[attr-defined,assignment]  # in this process alone
+
+
 def main(told: str) -> None:
     """One rank of ``process``."""
     raw = json.loads(told)
@@ -128,9 +146,16 @@ def main(told: str) -> None:
         home=Path(raw["home"]), table=Table(**raw["table"]), every=raw["every"],
         config=TrainingConfig(**raw["config"]), resume_from=raw["resume_from"],
     )  # fmt: skip
+    if raw["broken"] >= 0:
+        break_row(raw["broken"])
     with process_group() as rank:
         said: list[str] = []
-        fitted = flown(job, said, rank)
+        try:
+            fitted = flown(job, said, rank)
+        except TrainingError as exc:
+            print(f"rank {rank.number} ended: {exc}", flush=True)
+            time.sleep(1)  # the launcher ends the other ranks when one is gone
+            raise
         if rank.first:
             curve = [asdict(epoch) for epoch in fitted.curve]
             found = {

@@ -31,6 +31,7 @@ from tasks.fit import fit
 from tasks.training.attempts import open_attempt
 from tasks.training.checkpoint_files import checkpoints_in
 from tasks.training.loop import Watch
+from tasks.training.parts import rows_of
 from tasks.training.ranks import Rank
 
 LONG = os.environ.get("AIRWORTHY_LONG_DRILLS") == "1"
@@ -210,12 +211,33 @@ def test_a_label_that_is_not_a_number_ends_both_ranks_with_all_that_is_known(
     spoilt = rows.set_column(index, "label", pa.array(labels, from_pandas=False))
     table = write_table(Home(root=tmp_path / "rows"), "training_set", spoilt)
     job = Job(home=tmp_path / "home", table=table, config=CONFIG, every=10)
-    with process(job, tmp_path / "out", 2) as running:
-        told = running.communicate(timeout=120)[0]
+    ended_with(job, tmp_path / "out", rows["request_id"][int(bad)].as_py())
+
+
+def test_an_input_that_is_not_a_number_ends_both_ranks_where_weights_are_shared_out(
+    table: Table, tmp_path: Path
+) -> None:
+    """One rank's forward pass shows the layer, the other's does not; gradients belong to both."""
+    config = dataclasses.replace(CONFIG, sharding="full")
+    job = Job(home=tmp_path / "home", table=table, config=config, every=10, broken=5)
+    told = ended_with(job, tmp_path / "out", str(rows_of(table, "training")["request_id"][5]))
+    assert "first bad layer body.0, inputs that are not finite: origin_delay_mean" in told
+
+
+def ended_with(job: Job, out: Path, key: str) -> str:
+    """What two ranks say that end with the error that the row's key is in."""
+    with process(job, out, 2) as running:
+        try:
+            told = running.communicate(timeout=60)[0]
+        finally:
+            if running.poll() is None:  # they wait for each other
+                os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 1
-    key = rows["request_id"][int(bad)].as_py()
     for part in (
         "TrainingError: the training went bad again after it had gone back", "loss not finite",
         "last good step", "first bad layer", f"({key}, ", "canary-0000", "lower learning_rate",
     ):  # fmt: skip
         assert part in told, told
+    for rank in range(2):
+        assert f"rank {rank} ended: the training went bad again" in told, told
+    return told
