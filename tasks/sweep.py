@@ -91,7 +91,7 @@ def search_here(state: State, sweep: Sweep, workers: int) -> int:
             study = open_study(store, sweep)
         before = len(study.get_trials(deepcopy=False, states=FINISHED))
         log.say(f"{sweep.name}: {before} of {sweep.trials} trials ended before, {workers} workers")
-        run_workers(path, workers, log.say, lambda: tracker.log(study.get_trials(deepcopy=False)))
+        run_workers(path, workers, log.say, lambda: tracker.try_to(study, log.say))
         return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
@@ -130,6 +130,7 @@ def conclude_sweep(state: State, sweep: Sweep, ended: int) -> Swept:
 
     Raises:
         TrainingError: no trial is complete.
+        StateError: MLflow does not take the trials; the search is whole, and is not done again.
     """
     from feature_repo.home import write_atomically
     from tasks.page import html_page

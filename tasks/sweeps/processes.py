@@ -17,7 +17,7 @@ POLL_SECONDS = 0.5
 
 
 def run_workers(
-    path: Path, workers: int, say: Callable[[str], None], look: Callable[[], None]
+    path: Path, workers: int, say: Callable[[str], None], look: Callable[[], object]
 ) -> None:
     """Run ``workers`` on the sweep declared at ``path`` until it is over; ``look`` is called now
     and then.

@@ -6,19 +6,24 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from feature_repo.errors import StateError
 from feature_repo.home import Home
 from tasks.sweeps import study as studies
 from tasks.sweeps.declared import Spent, Sweep
 from tasks.sweeps.space import config_of
 from tasks.tracking import COST, LOSSES, client, experiment_id
 
+if TYPE_CHECKING:
+    from optuna.study import Study
+
 SWEEP = "airworthy.sweep"  # the tag that holds the sweep's name, on its run and on its trials'
 TRIAL = "airworthy.trial"  # and the trial's number
 PARENT = "mlflow.parentRunId"
+RETRY_SECONDS = 600.0  # an MLflow that does not answer is asked for minutes, each time
 
 
 class Tracker:
@@ -28,7 +33,9 @@ class Tracker:
         self.home, self.sweep = home, sweep
         self._logged: set[int] | None = None
         self._parent = ""
+        self._seen: list[FrozenTrial] = []
         self._failed = False
+        self._not_before = 0.0
 
     def log(self, trials: list[FrozenTrial]) -> None:
         """A child run for each finished trial that has none."""
@@ -44,18 +51,38 @@ class Tracker:
                     self._child(mlflow, trial)
                     self._logged.add(trial.number)
 
-    def try_to(self, trials: list[FrozenTrial], say: Callable[[str], None]) -> None:
-        """``log``, which may not end a sweep under way: what failed is logged at its end."""
+    def try_to(self, study: Study, say: Callable[[str], None]) -> list[FrozenTrial]:
+        """``log``, which may not end a sweep under way: what failed is logged later, by ``finish``
+        at the latest. Returns the study's trials, as far as it could be read."""
         try:
-            self.log(trials)
+            self._seen = study.get_trials(deepcopy=False)
+            if time.monotonic() >= self._not_before:
+                self.log(self._seen)
         except Exception as exc:  # any library's
             if not self._failed:
                 say(f"MLflow does not have each trial at once: {exc!r}")
             self._failed = True
+            self._not_before = time.monotonic() + RETRY_SECONDS
+        return self._seen
 
     def finish(self, trials: list[FrozenTrial]) -> str:
-        """Log the rest, and the sweep's own figures; returns its run id."""
-        self.log(trials)
+        """Log the rest, and the sweep's own figures; returns its run id.
+
+        Raises:
+            StateError: MLflow does not take them; the sweep itself is whole.
+        """
+        try:
+            self.log(trials)
+            self._close(trials)
+        except Exception as exc:  # MLflow's, its store's, the network's
+            raise StateError(
+                f"sweep {self.sweep.name} is over and whole, but MLflow does not take its trials "
+                f"({type(exc).__name__}: {exc}); see MLFLOW_TRACKING_URI, then run the same "
+                "command again: it trains none of them again, logs what is missing, and goes on"
+            ) from exc
+        return self._parent
+
+    def _close(self, trials: list[FrozenTrial]) -> None:
         best, spent = studies.best(trials), studies.spent(trials)
         with self.home.lock("mlflow"):
             mlflow = client(self.home)
@@ -64,7 +91,6 @@ class Tracker:
             for name, value in _costs(spent).items():
                 mlflow.log_metric(self._parent, name, value)
             mlflow.set_terminated(self._parent, "FINISHED")
-        return self._parent
 
     def _known(self, mlflow: Any) -> tuple[str, set[int]]:
         """The sweep's run, made on first use, and the numbers of the trials that have one."""

@@ -20,7 +20,7 @@ from feature_repo.home import Home
 from tasks.sweeps.declared import Sweep, read
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+    from optuna.study import Study
 
 POLL_SECONDS = 1.0
 
@@ -29,10 +29,10 @@ def work(
     home: Home,
     sweep: Sweep,
     say: Callable[[str], None],
-    after: Callable[[list[FrozenTrial]], None] = lambda trials: None,
+    after: Callable[[Study], object] = lambda study: None,
 ) -> int:
     """Train trials until the sweep is over; how many this worker ended. ``after`` is called after
-    each, with all. Any number of workers may do so at once, on any machine that shares home and
+    each. Any number of workers may do so at once, on any machine that shares home and
     storage."""
     from tasks.sweeps.storage import open_store
     from tasks.sweeps.study import Turn, open_study, take
@@ -49,7 +49,7 @@ def work(
             with store.beats(taken._trial_id):
                 say(train(home, study, taken, sweep))
             ended += 1
-            after(study.get_trials(deepcopy=False))
+            after(study)
     return ended
 
 
