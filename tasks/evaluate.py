@@ -30,9 +30,12 @@ CODE = (
     "tasks.pictures",
     "serving.predictor",
     "serving.preprocess",
+    "feature_repo.dialect",
+    "feature_repo.duckdb_session",
     "feature_repo.fallback",
     "feature_repo.inputs",
     "feature_repo.local_time",
+    "feature_repo.tables",
 )
 
 

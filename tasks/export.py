@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-5
 BATCHES = (1, 3, 257)  # none of them the exporter's example size: a frozen batch would show
+CODE = (
+    "tasks.export",
+    "feature_repo.fallback",
+    "feature_repo.inputs",
+    "serving.network",
+    "serving.preprocess",
+    "serving.tabm_network",
+)
 
 
 class Exported(NamedTuple):
@@ -40,11 +48,7 @@ class Exported(NamedTuple):
 
 @task(
     cache=code_cache(
-        "tasks.export",
-        "feature_repo.fallback",
-        "serving.network",
-        "serving.preprocess",
-        "serving.tabm_network",
+        *CODE,
         libraries=(
             "torch",
             "onnx",

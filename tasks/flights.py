@@ -24,6 +24,16 @@ from tasks.resources import DATA
 from tasks.steps import step
 from tasks.types import State
 
+CODE = (
+    "feature_repo.flights",
+    "feature_repo.ingest",
+    "feature_repo.parsing",
+    "feature_repo.quarantine",
+    "feature_repo.tables",
+    "tasks.ingest",
+    "tasks.flights",
+)
+
 
 class RawFlights(NamedTuple):
     """Rows that keep their contracts, those that do not, and how many there were."""
@@ -75,15 +85,7 @@ def store_flights(
 
 
 @dynamic(
-    cache=code_cache(
-        "feature_repo.flights",
-        "feature_repo.ingest",
-        "feature_repo.parsing",
-        "feature_repo.tables",
-        "tasks.ingest",
-        "tasks.flights",
-        libraries=("pandas", "pandera", "polars", "pyarrow"),
-    ),
+    cache=code_cache(*CODE, libraries=("pandas", "pandera", "polars", "pyarrow")),
     requests=DATA,
     retries=2,
     timeout=timedelta(hours=1),

@@ -25,6 +25,23 @@ from tasks.types import Folder, State, Step, Verdict
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
+CODE = (
+    "tasks.model_card",
+    "tasks.card_text",
+    "tasks.figures",
+    "tasks.metrics",
+    "tasks.page",
+    "tasks.pictures",
+    "tasks.quarantine",
+    "tasks.rows",
+    "tasks.splits",
+    "feature_repo.dialect",
+    "feature_repo.duckdb_session",
+    "feature_repo.fallback",
+    "feature_repo.inputs",
+    "feature_repo.tables",
+)
+
 
 class Carded(NamedTuple):
     """The card's folder: card.md, card.html and the picture of the data contract."""
@@ -34,17 +51,7 @@ class Carded(NamedTuple):
 
 
 @task(
-    cache=code_cache(
-        "tasks.model_card",
-        "tasks.card_text",
-        "feature_repo.fallback",
-        "tasks.figures",
-        "tasks.page",
-        "tasks.pictures",
-        "tasks.quarantine",
-        "tasks.splits",
-        libraries=("huggingface-hub", "markdown", "matplotlib"),
-    ),
+    cache=code_cache(*CODE, libraries=("huggingface-hub", "markdown", "matplotlib")),
     retries=2,
     timeout=600,
     requests=SMALL,

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from tasks.training.ranks import Rank
     from tasks.watch.seen import Seen
 
-CACHE = code_cache(
+CODE = (
+    "tasks.calibration",
     "tasks.fallback",
     "tasks.fit",
     "tasks.train",
@@ -47,7 +48,10 @@ CACHE = code_cache(
     "feature_repo.fallback",
     "feature_repo.inputs",
     "feature_repo.local_time",
-    libraries=("torch", "safetensors", "numpy", "tabm", "rtdl_num_embeddings"),
+    "feature_repo.tables",
+)
+CACHE = code_cache(
+    *CODE, libraries=("torch", "safetensors", "numpy", "tabm", "rtdl_num_embeddings")
 )
 # The worker that starts first must outwait the others' image pulls.
 RENDEZVOUS = {"timeout": 900, "join_timeout": 900, "read_timeout": 900}

@@ -24,6 +24,16 @@ from tasks.resources import SMALL
 from tasks.steps import step
 from tasks.types import State
 
+CODE = (
+    "feature_repo.weather",
+    "feature_repo.ingest",
+    "feature_repo.parsing",
+    "feature_repo.quarantine",
+    "feature_repo.tables",
+    "tasks.ingest",
+    "tasks.weather",
+)
+
 
 class RawWeather(NamedTuple):
     """Rows that keep the contract, those that do not, and how many there were."""
@@ -64,15 +74,7 @@ def store_weather(
 
 
 @dynamic(
-    cache=code_cache(
-        "feature_repo.weather",
-        "feature_repo.ingest",
-        "feature_repo.parsing",
-        "feature_repo.tables",
-        "tasks.ingest",
-        "tasks.weather",
-        libraries=("pandas", "pandera", "polars", "pyarrow"),
-    ),
+    cache=code_cache(*CODE, libraries=("pandas", "pandera", "polars", "pyarrow")),
     requests=SMALL,
     retries=2,
     timeout=timedelta(hours=1),
