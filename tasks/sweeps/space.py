@@ -44,6 +44,20 @@ def count(distributions: Mapping[str, BaseDistribution]) -> float:
     return math.prod(_size(distribution) for distribution in distributions.values())
 
 
+def at(index: int, distributions: Mapping[str, BaseDistribution]) -> dict[str, Value]:
+    """The configuration of this number, from 0, of a space that ``count`` counts."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    chosen: dict[str, Value] = {}
+    for name, distribution in distributions.items():
+        index, place = divmod(index, int(_size(distribution)))
+        if isinstance(distribution, CategoricalDistribution):
+            chosen[name] = distribution.choices[place]  # type: ignore[assignment]  # ``_value``'s
+        elif isinstance(distribution, IntDistribution):
+            chosen[name] = distribution.low + place
+    return chosen
+
+
 def config_of(config: TrainingConfig, chosen: Mapping[str, Value]) -> TrainingConfig:
     """``config`` with the fields that were chosen."""
     return replace(config, **chosen)  # type: ignore[arg-type]  # checked by its own bounds

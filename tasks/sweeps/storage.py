@@ -39,6 +39,7 @@ class Store(Protocol):
     """The trials of sweeps, and the lives of those who train them."""
 
     storage: BaseStorage
+    scope: str  # what the names of its studies begin with: others may share it
 
     def life(self) -> AbstractContextManager[str]:
         """Be a worker while the block runs; yields its name."""
@@ -61,7 +62,7 @@ def open_store(home: Home, name: str) -> Store:
     warnings.filterwarnings("ignore", message="Heartbeat of storage")
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     url = sweep_storage()
-    return Database(url) if url else JournalFiles(declared.place(home, name))
+    return Database(url, home.id) if url else JournalFiles(declared.place(home, name))
 
 
 def owned(trial: FrozenTrial) -> str:
@@ -116,6 +117,7 @@ class JournalFiles:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.scope = ""
         self.storage: BaseStorage = JournalStorage(Journal(folder / "journal.jsonl"))
 
     @contextmanager
@@ -151,9 +153,11 @@ class JournalFiles:
 
 
 class Database:
-    """PostgreSQL, or what else SQLAlchemy reaches; the clock is its own."""
+    """PostgreSQL, or what else SQLAlchemy reaches; the clock is its own. Homes may share it, and do
+    not share the lock that taking a trial needs: each has its own studies there."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, home: str) -> None:
+        self.scope = f"{home}-"
         try:
             self._database = RDBStorage(
                 url,

@@ -8,8 +8,6 @@ kill: the next one to take a trial finds what was not done, by the trials' own m
 from __future__ import annotations
 
 import enum
-import hashlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import optuna
@@ -17,17 +15,18 @@ from optuna.trial import TrialState
 
 from feature_repo.home import Home
 from tasks.sweeps.declared import Spent, Sweep
+from tasks.sweeps.draw import draw, parameters
 from tasks.sweeps.space import chosen_of, read_space
 from tasks.sweeps.storage import WORKER, Store, running
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
 AGAIN_OF, TRIES = "again_of", "tries"  # the dead trial's number; how often it was begun
 SPENT, EPOCHS, CURVE, WHY = "spent", "epochs", "curve", "why"
+CUT = "cut"  # the budget ended it: it failed, and waits until there is more to spend
 MOST_TRIES = 3  # a configuration that kills its worker each time must not stop the sweep
 REDUCTION = 3  # of Hyperband: a third goes on
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -45,8 +44,9 @@ def open_study(store: Store, sweep: Sweep) -> Study:
     lies in the space. Call it under the sweep's lock when it may be the first use."""
     study = optuna.create_study(
         storage=store.storage,
-        study_name=f"{sweep.use_case}-{sweep.name}",
+        study_name=f"{store.scope}{sweep.use_case}-{sweep.name}",
         direction="minimize",
+        sampler=optuna.samplers.RandomSampler(),  # what is asked for was drawn before, and waits
         pruner=_pruner(sweep),
         load_if_exists=True,
     )
@@ -60,7 +60,7 @@ def take(home: Home, store: Store, study: Study, sweep: Sweep, worker: str) -> T
     """The next trial to train, marked as this worker's, or what else to do."""
     distributions = read_space(sweep.space, sweep.config)
     with home.lock(f"sweep-{sweep.name}"):
-        settle(store, study, distributions)
+        settle(store, study, sweep)
         trials = study.get_trials(deepcopy=False)
         under_way = len(running(study))
         finished = sum(trial.state in FINISHED for trial in trials)
@@ -68,28 +68,32 @@ def take(home: Home, store: Store, study: Study, sweep: Sweep, worker: str) -> T
             return Turn.WAIT if under_way else Turn.OVER
         if finished + under_way >= sweep.trials:
             return Turn.WAIT
-        study.sampler = _sampler(sweep, len(trials))
-        # Under Hyperband the sampler would learn from the trials of one bracket only: too few.
-        study.pruner = optuna.pruners.NopPruner()
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            chosen = draw(sweep, trials, distributions)
+            if chosen is None:  # what was given up is all that is left
+                return Turn.WAIT if under_way else Turn.OVER
+            study.enqueue_trial(chosen)
         trial = study.ask(distributions)
-        study.pruner = _pruner(sweep)
         with store.beats(trial._trial_id):  # one heartbeat, before the owner is known
             trial.set_user_attr(WORKER, worker)
         return trial
 
 
-def settle(store: Store, study: Study, distributions: Mapping[str, BaseDistribution]) -> None:
-    """Fail the trials of the dead, and have those parameters wait that do not yet."""
+def settle(store: Store, study: Study, sweep: Sweep) -> None:
+    """Fail the trials of the dead, and have those parameters wait that do not yet; those that the
+    budget cut off, once there is more to spend."""
     store.fail_dead(study)
     trials = study.get_trials(deepcopy=False)
     waiting = {trial.user_attrs.get(AGAIN_OF) for trial in trials}
+    over = spent(trials).over(sweep.budget)
     for trial in trials:
         if trial.state != TrialState.FAIL or trial.number in waiting:
             continue
-        chosen = trial.system_attrs.get("fixed_params", trial.params)
-        tries = int(trial.user_attrs.get(TRIES, 1))
-        if chosen.keys() == distributions.keys() and tries < MOST_TRIES:
-            study.enqueue_trial(chosen, {AGAIN_OF: trial.number, TRIES: tries + 1})
+        chosen, cut = parameters(trial), CUT in trial.user_attrs
+        tries = int(trial.user_attrs.get(TRIES, 1)) + (not cut)
+        whole = chosen.keys() == sweep.space.keys()
+        if whole and tries <= MOST_TRIES and not (cut and over):
+            study.enqueue_trial(chosen, {AGAIN_OF: trial.number, TRIES: tries})
 
 
 def spent(trials: list[FrozenTrial]) -> Spent:
@@ -124,12 +128,4 @@ def _pruner(sweep: Sweep) -> BasePruner:
         return optuna.pruners.NopPruner()
     return optuna.pruners.HyperbandPruner(
         min_resource=1, max_resource=sweep.config.epochs, reduction_factor=REDUCTION
-    )
-
-
-def _sampler(sweep: Sweep, number: int) -> optuna.samplers.TPESampler:
-    """Seeded by the trial, so that workers never draw alike, and one worker draws alike again."""
-    seed = hashlib.sha256(f"{sweep.name} {sweep.config.seed} {number}".encode()).digest()[:4]
-    return optuna.samplers.TPESampler(
-        multivariate=True, constant_liar=True, seed=int.from_bytes(seed)
     )

@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import time
+import traceback
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import TrialState
@@ -70,7 +71,8 @@ class Reporter(Watch):
         self.trial.set_user_attr(studies.SPENT, asdict(self.spent))
         self._tell(epoch.epoch, (epoch.training_loss, epoch.validation_loss))
         trials = self.study.get_trials(deepcopy=False)
-        if studies.spent(trials).over(self.sweep.budget):
+        last = epoch.epoch == self.sweep.config.epochs  # it is whole
+        if not last and studies.spent(trials).over(self.sweep.budget):
             raise BudgetSpent("the budget is spent")
 
     @property
@@ -100,12 +102,20 @@ class Reporter(Watch):
             raise TrialPruned
 
 
-def train(home: Home, study: Study, trial: Trial, sweep: Sweep) -> str:
-    """Train a trial to its end, tell the study, and say what came of it.
+class Outcome(NamedTuple):
+    """What came of a trial: whether it counts, what is said of it, whether it failed."""
+
+    ended: bool
+    said: str
+    failed: bool = False
+
+
+def train(home: Home, study: Study, trial: Trial, sweep: Sweep) -> Outcome:
+    """Train a trial to its end, and tell the study.
 
     Equal parameters on equal data and code are not trained twice. A training that diverges is
-    told as pruned; where anything else goes wrong the trial fails, and its parameters wait for
-    another try.
+    told as pruned. One that the budget ends fails, and waits until there is more to spend; where
+    anything else goes wrong it fails too, and its parameters wait for another try.
     """
     memory = Memory(home, sweep, config_of(sweep.config, trial.params))
     reporter = Reporter(study, trial, sweep)
@@ -115,20 +125,26 @@ def train(home: Home, study: Study, trial: Trial, sweep: Sweep) -> str:
             why = _run(sweep, memory, reporter)
         except TrialPruned:
             state = TrialState.PRUNED
-        except (BudgetSpent, DivergedError) as exc:
+        except DivergedError as exc:
             state, why = TrialState.PRUNED, str(exc)
+        except BudgetSpent as exc:
+            state, why = TrialState.FAIL, str(exc)
+            trial.set_user_attr(studies.CUT, 1)
         memory.keep(reporter.curve, whole=state == TrialState.COMPLETE)
         _finish(study, trial, reporter, state, why)
     except UpdateFinishedTrialError:
-        return f"trial {trial.number} was taken for dead, and another has its parameters: left"
-    except Exception:
+        left = f"trial {trial.number} was taken for dead, and another has its parameters: left"
+        return Outcome(False, left)
+    except Exception as exc:  # out of memory, a stall, a bug: whatever one training can do
         study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-        raise
-    ended = "complete" if state == TrialState.COMPLETE else "pruned"
-    return (
+        traceback.print_exc()
+        return Outcome(False, f"trial {trial.number} failed: {exc!r}", failed=True)
+    ended = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(state, "cut off")
+    said = (
         f"trial {trial.number} {ended} after {len(reporter.curve)} epochs: validation loss "
         f"{reporter.best:.5f}{f' ({why})' if why else ''}"
     )
+    return Outcome(state in studies.FINISHED, said)
 
 
 def _run(sweep: Sweep, memory: Memory, reporter: Reporter) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.errors import AirworthyError
+from feature_repo.errors import AirworthyError, TrainingError
 from feature_repo.home import Home
 from tasks.sweeps.declared import Sweep, read
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 POLL_SECONDS = 1.0
+# Two configurations in a row that cannot be trained: the fault may be the process's, not theirs.
+MOST_FAILED = 6
 
 
 def work(
@@ -33,12 +35,16 @@ def work(
 ) -> int:
     """Train trials until the sweep is over; how many this worker ended. ``after`` is called after
     each. Any number of workers may do so at once, on any machine that shares home and
-    storage."""
+    storage.
+
+    Raises:
+        TrainingError: one trial after another failed.
+    """
     from tasks.sweeps.storage import open_store
     from tasks.sweeps.study import Turn, open_study, take
     from tasks.sweeps.trial import train
 
-    store, ended = open_store(home, sweep.name), 0
+    store, ended, failed = open_store(home, sweep.name), 0, 0
     with home.lock(f"sweep-{sweep.name}"):
         study = open_study(store, sweep)
     with store.life() as worker:
@@ -47,8 +53,15 @@ def work(
                 time.sleep(POLL_SECONDS)  # a worker may die, and leave its trial to this one
                 continue
             with store.beats(taken._trial_id):
-                say(train(home, study, taken, sweep))
-            ended += 1
+                outcome = train(home, study, taken, sweep)
+            say(outcome.said)
+            ended += outcome.ended
+            failed = failed + 1 if outcome.failed else 0
+            if failed == MOST_FAILED:
+                raise TrainingError(
+                    f"{failed} trials failed here one after another; why is above: mend that, and "
+                    "run the same command, which goes on"
+                )
             after(study)
     return ended
 

@@ -64,6 +64,10 @@ def taken(home: Home, sweep: Sweep, worker: str) -> Trial:
     return trial
 
 
+def silent(message: str) -> None:
+    """Progress that nobody reads."""
+
+
 def start(home: Home, sweep: Sweep) -> subprocess.Popen[bytes]:
     """A worker as a process."""
     path = declared.write(home, sweep)

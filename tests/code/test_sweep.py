@@ -15,6 +15,7 @@ from sweep_helpers import (
     CONFIG,
     check_exact,
     place,
+    silent,
     start,
     study_of,
     sweep_over,
@@ -56,10 +57,6 @@ def table(small_weather: Table) -> Table:
     return small_weather
 
 
-def silent(message: str) -> None:
-    """Progress that nobody reads."""
-
-
 def test_what_the_dead_left_waits_once_however_often_it_is_settled(
     stored: str, home: Home, table: Table
 ) -> None:
@@ -71,18 +68,18 @@ def test_what_the_dead_left_waits_once_however_often_it_is_settled(
     ownerless = study.ask(space)  # the base config, popped from those that wait
     assert ownerless.number == 0
     for _ in range(3):
-        settle(store, study, space)
+        settle(store, study, sweep)
     trials = study.get_trials(deepcopy=False)
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.WAITING]
     assert trials[1].system_attrs["fixed_params"] == trials[0].params
     again = study.ask(space)
     study.tell(again, state=TrialState.FAIL)  # and died before it could have it wait again
-    settle(store, study, space)
-    settle(store, study, space)
+    settle(store, study, sweep)
+    settle(store, study, sweep)
     trials = study.get_trials(deepcopy=False)
     assert [trial.state for trial in trials[1:]] == [TrialState.FAIL, TrialState.WAITING]
     study.tell(study.ask(space), state=TrialState.FAIL)
-    settle(store, study, space)  # a third time: this configuration kills
+    settle(store, study, sweep)  # a third time: this configuration kills
     assert len(study.get_trials(deepcopy=False)) == 3
 
 
@@ -95,8 +92,8 @@ def test_a_trial_that_was_taken_for_dead_is_not_counted_twice(
     store, study = open_store(home, sweep.name), study_of(home, sweep)
     study.tell(slow.number, state=TrialState.FAIL)
     other = taken(home, sweep, "other")
-    assert "taken for dead" in train(home, slow.study, slow, sweep)
-    assert "complete" in train(home, other.study, other, sweep)
+    assert "taken for dead" in train(home, slow.study, slow, sweep).said
+    assert "complete" in train(home, other.study, other, sweep).said
     trials = study.get_trials(deepcopy=False)
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert take(home, store, study, sweep, "other") is Turn.OVER
@@ -202,29 +199,6 @@ def test_no_trial_sees_the_test_part(home: Home, table: Table) -> None:
     assert values == [t.value for t in trials_of(place(home.root / "blind"), unseeing)]
 
 
-def test_a_spent_budget_ends_the_sweep_within_an_epoch(home: Home, table: Table) -> None:
-    """What was spent counts over restarts; with more to spend it goes on."""
-    budget = Budget(money=1e-9, cpu_second=1.0)
-    sweep = sweep_over(table, 3, budget=budget)
-    said: list[str] = []
-    assert work(home, sweep, said.append) == 1
-    assert "budget is spent" in said[0]
-    assert studies.epochs(trials_of(home, sweep)) == 1
-    assert work(home, sweep, silent) == 0
-    assert work(home, replace(sweep, budget=Budget()), silent) == 2
-    check_exact(trials_of(home, sweep), 3)
-
-
-def test_a_sweep_in_which_all_diverge_says_why(home: Home, table: Table) -> None:
-    """Such trials count as pruned, so that it ends, and the next ones are drawn elsewhere."""
-    wild = replace(CONFIG, learning_rate=1e30)
-    sweep = sweep_over(table, 2, config=wild, space={"learning_rate": "linear 1e29 1e31"})
-    work(home, sweep, silent)
-    assert [t.state for t in trials_of(home, sweep)] == [TrialState.PRUNED] * 2
-    with pytest.raises(TrainingError, match=r"no trial is complete.*went bad"):
-        conclude_sweep(state=State(str(home.root), home.id), sweep=sweep, ended=2)
-
-
 def test_workers_are_started_again_and_given_up_in_the_end(
     home: Home, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +240,8 @@ def test_a_sweep_on_pods_is_concluded(home: Home, table: Table) -> None:
     assert swept.config == replace(CONFIG, **best.params)
     assert f"best validation loss {best.value:.5f}" in swept.step.message
     page = Path(swept.report).read_text()
-    assert page.count("data:image/png") == 3
+    complete = {trial.value for trial in trials if trial.state == TrialState.COMPLETE}
+    assert page.count("data:image/png") == 2 + (len(complete) > 2)  # too few say nothing of weights
     check_runs(home, sweep)
     assert plan_sweep(**planned).name == sweep.name
     assert plan_sweep(**(planned | {"declaration": "other"})).name != sweep.name
