@@ -81,7 +81,7 @@ def search_here(state: State, sweep: Sweep, workers: int) -> int:
     """
     from tasks.sweeps.processes import run_workers
     from tasks.sweeps.storage import open_store
-    from tasks.sweeps.study import FINISHED, open_study
+    from tasks.sweeps.study import FINISHED, open_study, progress
     from tasks.sweeps.tracking import Tracker
 
     home, tracker = state.home(), Tracker(state.home(), sweep)
@@ -91,7 +91,7 @@ def search_here(state: State, sweep: Sweep, workers: int) -> int:
             study = open_study(store, sweep)
         before = len(study.get_trials(deepcopy=False, states=FINISHED))
         log.say(f"{sweep.name}: {before} of {sweep.trials} trials ended before, {workers} workers")
-        run_workers(path, workers, log.say, lambda: tracker.try_to(study, log.say))
+        run_workers(path, workers, log.say, lambda: progress(tracker.try_to(study, log.say)))
         return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 

@@ -8,7 +8,7 @@ kill: the next one to take a trial finds what was not done, by the trials' own m
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import optuna
 from optuna.trial import TrialState
@@ -37,6 +37,24 @@ class Turn(enum.Enum):
 
     WAIT = "others are at the last trials"
     OVER = "the sweep is over"
+
+
+class Progress(NamedTuple):
+    """How many trials ended, and how many configurations were given up."""
+
+    ended: int = 0
+    given_up: int = 0
+
+
+def progress(trials: list[FrozenTrial]) -> Progress:
+    """How far a sweep is."""
+    given_up = (
+        trial.state == TrialState.FAIL
+        and int(trial.user_attrs.get(TRIES, 1)) >= MOST_TRIES
+        and CUT not in trial.user_attrs
+        for trial in trials
+    )
+    return Progress(sum(trial.state in FINISHED for trial in trials), sum(given_up))
 
 
 def open_study(store: Store, sweep: Sweep) -> Study:

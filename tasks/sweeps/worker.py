@@ -69,12 +69,13 @@ def work(
 def main(path: Path, number: int) -> int:
     """Work on the sweep that is declared at ``path``, in the home around it; ``number`` says which
     of this machine's GPUs is this worker's."""
-    import torch
-
-    os.environ["LOCAL_RANK"] = str(number % max(torch.cuda.device_count(), 1))
     threading.Thread(target=_die_with_input, daemon=True).start()
     try:
-        work(Home(root=path.parents[2]), read(path), _say)
+        sweep = read(path)
+        import torch
+
+        os.environ["LOCAL_RANK"] = str(number % max(torch.cuda.device_count(), 1))
+        work(Home(root=path.parents[2]), sweep, _say)
     except AirworthyError as exc:
         _say(f"a worker ends: {exc}")
         return 1

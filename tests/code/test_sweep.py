@@ -24,7 +24,7 @@ from sweep_helpers import (
     within_a_trial,
 )
 
-from feature_repo.errors import StateError, TrainingError
+from feature_repo.errors import StateError
 from feature_repo.home import Home
 from feature_repo.tables import Table, read_table, write_table
 from tasks.housekeeping import needed_digests
@@ -32,7 +32,6 @@ from tasks.sweep import conclude_sweep, plan_sweep, search_on_pods
 from tasks.sweeps import declared
 from tasks.sweeps import study as studies
 from tasks.sweeps.declared import Budget, Sweep
-from tasks.sweeps.processes import STARTS, run_workers
 from tasks.sweeps.space import read_space
 from tasks.sweeps.storage import open_store
 from tasks.sweeps.study import FINISHED, Turn, settle, take
@@ -197,18 +196,6 @@ def test_no_trial_sees_the_test_part(home: Home, table: Table) -> None:
     work(place(home.root / "blind"), unseeing, silent)
     values = [t.value for t in trials_of(home, sweep)]
     assert values == [t.value for t in trials_of(place(home.root / "blind"), unseeing)]
-
-
-def test_workers_are_started_again_and_given_up_in_the_end(
-    home: Home, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A worker that cannot even read its sweep."""
-    said: list[str] = []
-    path = declared.place(home, "gone") / "sweep.json"
-    with pytest.raises(TrainingError, match=rf"each of the 1 workers died {STARTS} times"):
-        run_workers(path, 1, said.append, lambda: None)
-    assert sum("started again" in line for line in said) == STARTS - 1
-    assert "run the sweep's command again" in capfd.readouterr().err
 
 
 def test_a_worker_ends_with_its_launcher(home: Home, table: Table) -> None:

@@ -18,7 +18,7 @@ from tasks.sweep import conclude_sweep
 from tasks.sweeps import report
 from tasks.sweeps.declared import Budget
 from tasks.sweeps.storage import open_store
-from tasks.sweeps.study import MOST_TRIES, Turn, take
+from tasks.sweeps.study import MOST_TRIES, Turn, progress, take
 from tasks.sweeps.worker import MOST_FAILED, work
 from tasks.types import State, TrainingConfig
 
@@ -45,6 +45,18 @@ def test_only_a_training_that_diverges_is_pruned(home: Home, small_weather: Tabl
     assert [trial.state for trial in trials] == [TrialState.FAIL] * MOST_FAILED
     tried = {tuple(trial.params.items()) for trial in trials}
     assert len(tried) == MOST_FAILED // MOST_TRIES
+
+
+def test_a_network_that_no_memory_holds_is_given_up(home: Home, small_weather: Table) -> None:
+    """The worker goes on with the others."""
+    config = replace(CONFIG, width=16, epochs=1)
+    space = {"width": "16 1000000000000 32"}
+    sweep = sweep_over(small_weather, 3, config=config, space=space, prune=False)
+    assert work(home, sweep, silent) == 2
+    trials = trials_of(home, sweep)
+    assert {t.params["width"] for t in trials if t.state == TrialState.COMPLETE} == {16, 32}
+    assert [t.state for t in trials].count(TrialState.FAIL) == MOST_TRIES
+    assert progress(trials) == (2, 1)
 
 
 def test_a_sweep_in_which_all_diverge_says_why(home: Home, small_weather: Table) -> None:
