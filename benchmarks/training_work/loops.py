@@ -42,7 +42,7 @@ def course_of(rows: Rows, config: TrainingConfig, rank: Rank) -> Course:
         rank=rank,
         canary=Canary(rank, device()),
         watch=Watch(lambda message: None, config),
-        passed_over=lambda step, finding: None,
+        passed_over=lambda position, finding: None,
     )
 
 

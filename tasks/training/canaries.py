@@ -149,11 +149,13 @@ def check(position: Position, step: int, values: dict[str, float], whole: bool) 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What a batch that was passed over shows: the layer, and the inputs that are not finite."""
+    """What a batch that was passed over shows: the layer, the inputs and rows that are not finite,
+    and ``outlier``, the row whose loss is more than all others' together, -1 for none."""
 
     layer: str
     inputs: list[str]
     rows: list[int]
+    outlier: int = -1
 
 
 def diagnose(run: Run, part: Part, batch: torch.Tensor, course: Course) -> Finding:
@@ -172,7 +174,7 @@ def diagnose(run: Run, part: Part, batch: torch.Tensor, course: Course) -> Findi
     devices = [part.target.device] if part.target.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
-            backward(run, part, batch, course)
+            _, losses = backward(run, part, batch, course)
     finally:
         for hook in hooks:
             hook.remove()
@@ -180,7 +182,7 @@ def diagnose(run: Run, part: Part, batch: torch.Tensor, course: Course) -> Findi
     worst = _worst_gradient(run.network)
     layer = bad[0] if bad else worst
     run.optimizer.zero_grad(set_to_none=True)
-    own = _Seen(layer, bool(bad), *_sick(part, share))
+    own = Seen(layer, bool(bad), *_sick(part, share), largest(losses, share))
     told = [own]
     if rank.world > 1:
         told = [own] * rank.world
@@ -190,16 +192,40 @@ def diagnose(run: Run, part: Part, batch: torch.Tensor, course: Course) -> Findi
         layer=next((seen.layer for seen in told if seen.bad), own.layer),
         inputs=sorted({names[i] for seen in told for i in seen.columns if i < len(names)}),
         rows=sorted(row for seen in told for row in seen.rows),
+        outlier=outlier([seen.largest for seen in told]),
     )
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """What one rank found in its share."""
 
     layer: str
     bad: bool
     columns: list[int]
     rows: list[int]
+    largest: Largest
+
+
+class Largest(NamedTuple):
+    """The largest loss of some rows, its row, and the sum of all their losses."""
+
+    loss: float
+    row: int
+    total: float
+
+
+def largest(losses: torch.Tensor, rows: torch.Tensor) -> Largest:
+    """Of the losses [n] of rows [n]."""
+    if not len(rows):
+        return Largest(0.0, -1, 0.0)
+    place = int(losses.argmax())
+    return Largest(float(losses[place]), int(rows[place]), float(losses.sum()))
+
+
+def outlier(told: list[Largest]) -> int:
+    """The row whose loss is more than all others' of the batch together, -1 for none."""
+    first = max(told)
+    return first.row if 2 * first.loss > sum(one.total for one in told) else -1
 
 
 def _sick(part: Part, rows: torch.Tensor) -> tuple[list[int], list[int]]:

@@ -71,7 +71,7 @@ class Course:
     rank: Rank
     canary: Canary
     watch: Watch
-    passed_over: Callable[[int, Finding], None]
+    passed_over: Callable[[Position, Finding], None]
     checkpoints: Checkpoints | None = None
 
     @property
@@ -122,12 +122,14 @@ def _rest_of_epoch(run: Run, course: Course) -> None:
     part, phases, position = course.parts.training, course.watch.phases, run.position
     begun = len(position.curve)
     done = position.step - begun * course.steps_per_epoch
-    order = order_of(len(part), course.config.seed, begun + 1).to(part.target.device)
+    order = order_of(len(part), course.config.seed, begun + 1)
+    leave_out(position, order, begun * course.steps_per_epoch, course.config.batch_size)
+    order = order.to(part.target.device)
     run.network.train()
     course.canary.beat()
     for batch in order.split(course.config.batch_size)[done:]:
         if position.step in position.skipped:
-            course.passed_over(position.step, diagnose(run, part, batch, course))
+            course.passed_over(position, diagnose(run, part, batch, course))
         else:
             _step(run, part, batch, course)
         run.schedule.step()
@@ -143,9 +145,20 @@ def _rest_of_epoch(run: Run, course: Course) -> None:
     course.canary.settle()
 
 
-def backward(run: Run, part: Part, batch: torch.Tensor, course: Course) -> torch.Tensor:
+def leave_out(position: Position, order: torch.Tensor, first: int, batch_size: int) -> None:
+    """Batches of an epoch, in this order and from step ``first``, are passed over where they hold
+    a row that was set aside before it."""
+    for row, since in position.aside:
+        step = first + int((order == row).nonzero()) // batch_size
+        if since < first and step not in position.skipped:
+            position.skipped.append(step)
+
+
+def backward(
+    run: Run, part: Part, batch: torch.Tensor, course: Course
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the global batch's mean loss, from this rank's share of it; returns this rank's
-    part of that mean."""
+    part of that mean, and the losses [rows] of its share."""
     rank, phases = course.rank, course.watch.phases
     rows = batch[rank.number :: rank.world]
     # A third of the cost of indexing by brackets.
@@ -158,17 +171,18 @@ def backward(run: Run, part: Part, batch: torch.Tensor, course: Course) -> torch
     half = course.config.precision == "bfloat16"
     with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=half):
         raw = run.model(numeric, categorical)
-    mean = run.loss(raw.to(target.dtype), target).sum() / len(batch)
+    losses = run.loss(raw.to(target.dtype), target)
+    mean = losses.sum() / len(batch)
     run.optimizer.zero_grad(set_to_none=True)
     phases.mark("forward")
     # Gradients are averaged over the ranks, so that the ranks' number undoes it.
     (mean * rank.world).backward()
     phases.mark("backward")
-    return mean.detach()
+    return mean.detach(), losses.detach()
 
 
 def _step(run: Run, part: Part, batch: torch.Tensor, course: Course) -> None:
-    mean = backward(run, part, batch, course)
+    mean, _ = backward(run, part, batch, course)
     norm = gradient_norm(run.optimizer)
     course.canary.look(run.position, mean, norm, whole=len(batch) == course.config.batch_size)
     course.watch.phases.mark("canary")

@@ -1,5 +1,6 @@
 """What happens when a canary trips: back once to the last good checkpoint, then an error that says
-all that is known."""
+all that is known. Rows that are far from all others are each set aside, which costs a return too.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +14,17 @@ import fsspec
 
 from feature_repo.errors import DivergedError
 from feature_repo.tables import Table
-from tasks.training.canaries import WINDOW, Finding, Tripped
+from tasks.training.canaries import Finding, Tripped
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.loop import Course, batch_of, train
 from tasks.training.parts import rows_of
-from tasks.training.run import Run
+from tasks.training.run import Position, Run
 
 if TYPE_CHECKING:
     from tasks.types import TrainingConfig
 
-RETURNS = 1  # how often a training goes back for what is not finite
+# How often a training goes back, by the cause.
+RETURNS = {"not finite": 1, "spike": 1, "outlier": 4}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,7 +40,8 @@ class Evidence:
     _told: list[str] = field(default_factory=list)
 
     def expect(self, trip: Tripped, last_good: int, *, final: bool) -> None:
-        """The training went back to ``last_good``, and will meet the batch of ``trip`` again."""
+        """The training went back to ``last_good``, and will meet the batch of ``trip`` again;
+        ``final``: there is no other batch to go on with."""
         self._expected[trip.step] = (trip, last_good, final)
         if self.first:
             self.say(
@@ -46,46 +49,52 @@ class Evidence:
                 f"{trip.limit:.4g}; back to step {last_good}"
             )
 
-    def passed_over(self, step: int, finding: Finding) -> None:
-        """Save keys of the batch, last good step and layer.
+    def passed_over(self, position: Position, finding: Finding) -> None:
+        """Save keys of the batch, last good step and layer, and set an outlier aside.
 
         Raises:
             DivergedError: the training had gone back before: it says all that is known.
         """
+        step = position.step
         if step not in self._expected:
-            return  # an earlier process wrote it down
+            return  # an earlier process wrote it down, or it holds a row that was set aside
         trip, last_good, final = self._expected.pop(step)
-        keys = rows_of(self.table, "training")["request_id"].to_pylist()
-        batch = [str(keys[row]) for row in batch_of(step, len(keys), self.config).tolist()]
-        sick = [str(keys[row]) for row in finding.rows]
-        record = {
-            "canary": trip.canary,
-            "step": step,
-            "value": trip.value,
-            "limit": trip.limit,
-            "last_good_step": last_good,
-            "first_bad_layer": finding.layer,
-            "inputs_not_finite": finding.inputs,
-            "rows_not_finite": sick,
-            "rows": batch,
-        }
+        record = self._record(trip, last_good, finding)
         where = self._write(step, record)
-        inputs = ", ".join(finding.inputs)
-        examples = ", ".join((sick or batch)[:3])
+        inputs, rows = ", ".join(finding.inputs), record["rows"]
+        examples = ", ".join((record["rows_not_finite"] or rows)[:3])
+        of = f", most of its loss is of row {record['outlier']}" if record["outlier"] else ""
         self._told.append(
             f"{trip.canary} at step {step} ({trip.value:.4g}, allowed {trip.limit:.4g}), last good "
             f"step {last_good}, first bad layer {finding.layer}, "
             f"inputs that are not finite: {inputs or 'none'}, "
-            f"{len(batch):,} rows ({examples}, …{where})"
+            f"{len(rows):,} rows ({examples}, …{where}){of}"
         )
-        if final:
+        if is_final(position, trip, finding) or final:
             raise DivergedError(
                 "the training went bad again after it had gone back: "
                 f"{'; then '.join(self._told)}; look at these rows, or lower "
                 f"learning_rate, now {self.config.learning_rate}"
             )
         if self.first:
-            self.say(f"passed over: {self._told[-1]}")
+            kept = ", whose batches are passed over from here on" if of else ""
+            self.say(f"passed over: {self._told[-1]}{kept}")
+
+    def _record(self, trip: Tripped, last_good: int, finding: Finding) -> dict[str, Any]:
+        keys = rows_of(self.table, "training")["request_id"].to_pylist()
+        batch = batch_of(trip.step, len(keys), self.config).tolist()
+        return {
+            "canary": trip.canary,
+            "step": trip.step,
+            "value": trip.value,
+            "limit": trip.limit,
+            "last_good_step": last_good,
+            "first_bad_layer": finding.layer,
+            "inputs_not_finite": finding.inputs,
+            "rows_not_finite": [str(keys[row]) for row in finding.rows],
+            "outlier": str(keys[finding.outlier]) if finding.outlier >= 0 else "",
+            "rows": [str(keys[row]) for row in batch],
+        }
 
     def _write(self, step: int, record: dict[str, Any]) -> str:
         if self.checkpoints is None:
@@ -116,21 +125,25 @@ def train_on(begin: Callable[[], Run], course: Course, evidence: Evidence) -> Ru
         try:
             train(run, course)
         except Tripped as trip:
-            skipped = [*run.position.skipped, trip.step]
-            final = is_final(trip, run.position.skipped, course.steps_per_epoch)
+            before = run.position
             run, _ = _stand(begin, course)
-            run.position.skipped = skipped
-            evidence.expect(trip, run.position.step, final=final)
+            run.position.skipped = [*before.skipped, trip.step]
+            run.position.returns, run.position.aside = before.returns, before.aside
+            evidence.expect(trip, run.position.step, final=course.steps_per_epoch == 1)
         else:
             return run
 
 
-def is_final(trip: Tripped, skipped: list[int], steps_per_epoch: int) -> bool:
-    """Whether going back is of no use. What is not finite is a fault, and is met twice at most. A
-    spike may be an honest row of a target with heavy tails: only another one near it is final."""
-    near = [step for step in skipped if abs(trip.step - step) <= WINDOW]
-    broken = not math.isfinite(trip.value) and len(skipped) >= RETURNS
-    return broken or bool(near) or steps_per_epoch == 1
+def is_final(position: Position, trip: Tripped, finding: Finding) -> bool:
+    """Count the return that led here: whether there were enough of its cause. An outlier, of which
+    a target with heavy tails has honest ones, is set aside: it would come back in each epoch."""
+    cause = "outlier" if finding.outlier >= 0 else "spike"
+    if not math.isfinite(trip.value):
+        cause = "not finite"
+    position.returns = position.returns | {cause: position.returns.get(cause, 0) + 1}
+    if cause == "outlier":
+        position.aside = [*position.aside, (finding.outlier, position.step)]
+    return position.returns[cause] > RETURNS[cause]
 
 
 def _stand(begin: Callable[[], Run], course: Course) -> tuple[Run, str]:

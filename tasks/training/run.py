@@ -33,7 +33,9 @@ class Epoch:
 class Position:
     """Where a training stands. ``step`` counts global batches; ``skipped`` are those of them that
     a canary had passed over; ``best_step`` is where the best epoch ended; ``recent`` is what the
-    canaries compare with, ``limits`` what they allow."""
+    canaries compare with, ``limits`` what they allow. ``returns``: how often the training went
+    back, by the cause; ``aside``: rows whose batches are passed over, each with the step at which
+    it was found."""
 
     step: int = 0
     best_step: int = 0
@@ -43,6 +45,8 @@ class Position:
         default_factory=lambda: {"loss": [], "gradient norm": []}
     )
     limits: dict[str, float] = field(default_factory=dict)
+    returns: dict[str, int] = field(default_factory=dict)
+    aside: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def best(self) -> Epoch | None:

@@ -234,7 +234,7 @@ def ended_with(job: Job, out: Path, key: str) -> str:
                 os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 1
     for part in (
-        "TrainingError: the training went bad again after it had gone back", "loss not finite",
+        "DivergedError: the training went bad again after it had gone back", "loss not finite",
         "last good step", "first bad layer", f"({key}, ", "canary-0000", "lower learning_rate",
     ):  # fmt: skip
         assert part in told, told
