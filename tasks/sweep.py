@@ -12,7 +12,7 @@ from tasks.resources import SMALL, TRAINING, WAITING_THREADS
 from tasks.steps import step
 from tasks.sweeps import declared
 from tasks.sweeps.declared import Budget, Sweep
-from tasks.sweeps.space import count, read_space
+from tasks.sweeps.space import chosen_of, count, read_space
 from tasks.train import CACHE
 from tasks.types import State, Step, TrainingConfig
 
@@ -32,17 +32,22 @@ class Swept(NamedTuple):
 def check_sweep(
     config: TrainingConfig,
     space: dict[str, str],
+    own: dict[str, dict[str, str]],
     trials: int,
     workers: int,
     budget: Budget,
     where: str,
-) -> bool:
-    """Whether the inputs of a sweep can be, before anything is computed.
+) -> dict[str, str]:
+    """Check the inputs of a sweep, before anything is computed. Returns the space: where it is
+    empty, the use case's ``own`` for the config's model.
 
     Raises:
         TrainingError: the space, the budget, or a number cannot be; names it and the way out.
     """
-    configurations = count(read_space(space, config))
+    space = space or own.get(config.model, {})
+    distributions = read_space(space, config)
+    chosen_of(config, distributions)
+    configurations = count(distributions)
     if trials < 1 or workers < 1:
         raise TrainingError(f"a sweep needs a trial and a worker, got {trials} and {workers}")
     if configurations < trials:
@@ -52,7 +57,7 @@ def check_sweep(
         )
     if where not in (HERE, PODS):
         raise TrainingError(f"where is {where!r}, but workers are {HERE!r} or {PODS!r}")
-    return True
+    return space
 
 
 @task(requests=SMALL, retries=2, timeout=timedelta(minutes=5))

@@ -11,14 +11,25 @@ from tasks.state import open_state
 from tasks.sweeps.declared import Budget
 from tasks.types import DEFAULT_CONFIG, TrainingConfig
 from workflows.lifecycle import Flown, lifecycle
-from workflows.sweep import NO_LIMIT, search
+from workflows.sweep import NO_LIMIT, OWN_SPACE, search
 
-SPACE = {
-    "learning_rate": "log 1e-3 1e-2",
-    "weight_decay": "log 0.01 1",
-    "dropout": "linear 0 0.6",
-    "width": "128 192 256 384",
-    "layers": "2 3 4",
+SPACES = {
+    "mlp": {
+        "learning_rate": "log 1e-3 1e-2",
+        "weight_decay": "log 0.01 1",
+        "dropout": "linear 0 0.6",
+        "width": "128 192 256 384",
+        "layers": "2 3 4",
+    },
+    # Around what docs/adr/0019 chose.
+    "tabm": {
+        "learning_rate": "log 5e-3 5e-2",
+        "weight_decay": "linear 0 0.1",
+        "dropout": "linear 0.1 0.5",
+        "width": "128 192 256",
+        "layers": "2 3",
+        "members": "8 16",
+    },
 }
 
 
@@ -88,7 +99,7 @@ def sweep(
     test_end: datetime = datetime(2014, 1, 1, tzinfo=timezone.utc),
     launcher: str = "one-process",
     config: TrainingConfig = DEFAULT_CONFIG,
-    space: dict[str, str] = SPACE,
+    space: dict[str, str] = OWN_SPACE,
     trials: int = 40,
     workers: int = 2,
     budget: Budget = NO_LIMIT,
@@ -107,7 +118,7 @@ def sweep(
         launcher: of the winner's training.
         config: hyper-parameters that are not searched; with the others it is the first trial.
         space: by field of ``config`` 'log LOW HIGH', 'linear LOW HIGH', or the values to choose
-            from.
+            from; left out: the use case's own for the config's model.
         trials: how many are to end, complete or pruned.
         workers: how many train at once.
         budget: seconds of training, or money, at which the sweep ends before that.
@@ -130,6 +141,7 @@ def sweep(
         test_end=test_end,
         config=config,
         space=space,
+        own=SPACES,
         trials=trials,
         workers=workers,
         budget=budget,

@@ -11,6 +11,7 @@ from tasks.training_set import build_features, build_training_set, check_split
 from tasks.types import State, TrainingConfig
 
 NO_LIMIT = Budget()
+OWN_SPACE: dict[str, str] = {}
 
 
 @workflow
@@ -27,6 +28,7 @@ def search(
     test_end: datetime,
     config: TrainingConfig,
     space: dict[str, str],
+    own: dict[str, dict[str, str]],
     trials: int,
     workers: int,
     budget: Budget,
@@ -47,14 +49,21 @@ def search(
         test_start: end of the validation part.
         test_end: end of the test part.
         config: hyper-parameters; those that are searched have other values.
-        space: ranges and choices by field.
+        space: ranges and choices by field; empty: ``own``.
+        own: the use case's spaces, by model.
         trials: how many end, complete or pruned.
         workers: how many train at once.
         budget: beside the number of trials.
         where: processes, or pods.
     """
     checked = check_sweep(
-        config=config, space=space, trials=trials, workers=workers, budget=budget, where=where
+        config=config,
+        space=space,
+        own=own,
+        trials=trials,
+        workers=workers,
+        budget=budget,
+        where=where,
     )
     split = check_split(
         use_case=use_case,
@@ -92,7 +101,7 @@ def search(
         declaration=declaration,
         training_set=training.training_set,
         config=config,
-        space=space,
+        space=checked,
         trials=trials,
         budget=budget,
     )

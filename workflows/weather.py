@@ -10,18 +10,20 @@ from tasks.sweeps.declared import Budget
 from tasks.types import TrainingConfig
 from tasks.weather import ingest_weather
 from workflows.lifecycle import Flown, lifecycle
-from workflows.sweep import NO_LIMIT, search
+from workflows.sweep import NO_LIMIT, OWN_SPACE, search
 
 # Twenty thousand rows: small batches, and a network that needs little dropout.
 WEATHER_CONFIG = TrainingConfig(
     epochs=6, batch_size=256, learning_rate=2e-3, weight_decay=0.01, width=96, dropout=0.05
 )
 # Its network reads no other fields.
-SPACE = {
-    "learning_rate": "log 5e-4 1e-2",
-    "weight_decay": "log 1e-3 0.3",
-    "dropout": "linear 0 0.3",
-    "width": "64 96 128",
+SPACES = {
+    "mlp": {
+        "learning_rate": "log 5e-4 1e-2",
+        "weight_decay": "log 1e-3 0.3",
+        "dropout": "linear 0 0.3",
+        "width": "64 96 128",
+    },
 }
 
 
@@ -92,7 +94,7 @@ def sweep(
     test_end: datetime = datetime(2014, 1, 1, tzinfo=timezone.utc),
     launcher: str = "one-process",
     config: TrainingConfig = WEATHER_CONFIG,
-    space: dict[str, str] = SPACE,
+    space: dict[str, str] = OWN_SPACE,
     trials: int = 40,
     workers: int = 2,
     budget: Budget = NO_LIMIT,
@@ -111,7 +113,7 @@ def sweep(
         launcher: of the winner's training.
         config: hyper-parameters that are not searched; with the others it is the first trial.
         space: by field of ``config`` 'log LOW HIGH', 'linear LOW HIGH', or the values to choose
-            from.
+            from; left out: the use case's own for the config's model.
         trials: how many are to end, complete or pruned.
         workers: how many train at once.
         budget: seconds of training, or money, at which the sweep ends before that.
@@ -134,6 +136,7 @@ def sweep(
         test_end=test_end,
         config=config,
         space=space,
+        own=SPACES,
         trials=trials,
         workers=workers,
         budget=budget,

@@ -20,7 +20,10 @@ FIXED = {
     "epochs": "it is what pruning counts",
     "seed": "a lucky seed is no better model",
     "sharding": "it does not change what is learned",
+    "model": "each has values of its own; name one in the config, and run a sweep for each",
 }
+# What only one model reads: for another, trials would differ in nothing.
+READ_BY = dict.fromkeys(("members", "bins", "embedding", "feature_fraction"), "tabm")
 FORM = (
     "a range is 'log LOW HIGH' or 'linear LOW HIGH', a choice is its values, as in "
     '{"learning_rate": "log 1e-4 1e-2", "width": "64 128 256"}'
@@ -31,8 +34,8 @@ def read_space(space: Mapping[str, str], config: TrainingConfig) -> dict[str, Ba
     """Optuna's distribution of each field, in order of name.
 
     Raises:
-        TrainingError: nothing is searched, a field is unknown or fixed, a text is no range and no
-            choice, or a value breaks its field's bounds.
+        TrainingError: nothing is searched, a field is unknown, fixed or not read, a text is no
+            range and no choice, or a value breaks its field's bounds.
     """
     if not space:
         raise TrainingError(f"the search space is empty: name a field or more; {FORM}")
@@ -65,11 +68,22 @@ def config_of(config: TrainingConfig, chosen: Mapping[str, Value]) -> TrainingCo
 
 def chosen_of(
     config: TrainingConfig, distributions: Mapping[str, BaseDistribution]
-) -> dict[str, Value] | None:
-    """The searched fields of ``config``, or None where one lies outside its range."""
+) -> dict[str, Value]:
+    """The searched fields of ``config``, which is the first trial.
+
+    Raises:
+        TrainingError: one lies outside of the space, which might then hold nothing as good.
+    """
     chosen = {name: getattr(config, name) for name in distributions}
-    inside = all(_holds(distributions[name], value) for name, value in chosen.items())
-    return chosen if inside else None
+    outside = [name for name, value in chosen.items() if not _holds(distributions[name], value)]
+    if outside:
+        told = ", ".join(f"{name} {chosen[name]}" for name in outside)
+        raise TrainingError(
+            f"the config lies outside of the search space with its {told}, but is the first trial, "
+            f"so that no sweep ends worse than it; widen the space's {', '.join(outside)}, or give "
+            "the config values within"
+        )
+    return chosen
 
 
 def _distribution(name: str, text: str, config: TrainingConfig) -> BaseDistribution:
@@ -77,9 +91,12 @@ def _distribution(name: str, text: str, config: TrainingConfig) -> BaseDistribut
 
     hints = get_type_hints(TrainingConfig)
     kinds = {field.name: hints[field.name] for field in fields(TrainingConfig)}
-    if name not in kinds or name in FIXED:
-        free = ", ".join(field for field in kinds if field not in FIXED)
+    unread = {field for field, model in READ_BY.items() if model != config.model}
+    if name not in kinds or name in FIXED or name in unread:
+        free = ", ".join(field for field in kinds if field not in FIXED and field not in unread)
         why = f"cannot be searched: {FIXED[name]}" if name in FIXED else "is no field of the config"
+        if name in kinds and name in unread:
+            why = f"is not read by the model {config.model!r}, but by {READ_BY[name]!r}"
         raise TrainingError(f"the search space's {name!r} {why}; it may name {free}")
     words = text.replace(",", " ").split()
     kind, is_range = kinds[name], bool(words) and words[0] in RANGES

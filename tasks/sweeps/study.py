@@ -58,8 +58,12 @@ def progress(trials: list[FrozenTrial]) -> Progress:
 
 
 def open_study(store: Store, sweep: Sweep) -> Study:
-    """The sweep's study, made on first use; the base configuration is the first trial where it
-    lies in the space. Call it under the sweep's lock when it may be the first use."""
+    """The sweep's study, made on first use; the base configuration is the first trial. Call it
+    under the sweep's lock when it may be the first use.
+
+    Raises:
+        TrainingError: the configuration lies outside of the space.
+    """
     study = optuna.create_study(
         storage=store.storage,
         study_name=f"{store.scope}{sweep.use_case}-{sweep.name}",
@@ -69,7 +73,7 @@ def open_study(store: Store, sweep: Sweep) -> Study:
         load_if_exists=True,
     )
     base = chosen_of(sweep.config, read_space(sweep.space, sweep.config))
-    if base is not None and not study.get_trials(deepcopy=False):
+    if not study.get_trials(deepcopy=False):
         study.enqueue_trial(base)
     return study
 

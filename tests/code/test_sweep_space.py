@@ -50,8 +50,10 @@ def test_texts_become_distributions_of_their_field_s_type() -> None:
         ("seed", "1 2 3", ("'seed'", "lucky seed")),
         ("dropout", "linear 0 1", ("dropout is 1.0", "below 1")),
         ("width", "0 64", ("width is 0", "at least 1")),
-        ("model", "mlp tabnet", ("model is 'tabnet'", "one of mlp, tabm")),
-        ("model", "log mlp tabm", ("a range of two numbers",)),
+        ("model", "mlp tabm", ("'model'", "name one in the config")),
+        ("members", "4 8", ("'members' is not read by the model 'mlp'", "width, layers, dropout")),
+        ("precision", "bfloat16 float8", ("precision is 'float8'", "one of float32, bfloat16")),
+        ("precision", "log float32 float64", ("a range of two numbers",)),
         ("width", "64.5 128", ("width", "whole numbers", "64.5")),
         ("width", "wide 64", ("width", "type int", "wide")),
         ("width", "64", ("width is '64'", "two different values", "put")),
@@ -77,13 +79,15 @@ def test_an_empty_space_is_refused() -> None:
         read_space({}, CONFIG)
 
 
-def test_the_base_config_is_a_trial_where_it_lies_in_the_space() -> None:
+def test_the_base_config_lies_in_the_space() -> None:
     """So that a sweep never ends worse than what was there."""
     space = {"learning_rate": "log 1e-4 1e-2", "width": "128 256"}
     found = read_space(space, CONFIG)
     assert chosen_of(CONFIG, found) == {"learning_rate": 4e-3, "width": 256}
-    assert chosen_of(config_of(CONFIG, {"width": 64}), found) is None
-    assert chosen_of(config_of(CONFIG, {"learning_rate": 0.1}), found) is None
+    inputs = {"trials": 2, "workers": 1, "budget": Budget(), "where": "processes", "own": {}}
+    outside = config_of(CONFIG, {"width": 64, "learning_rate": 0.1})
+    with pytest.raises(TrainingError, match=r"its learning_rate 0.1, width 64, .*; widen the"):
+        check_sweep(config=outside, space=space, **inputs)
 
 
 def test_a_space_with_too_few_configurations_is_refused() -> None:
@@ -91,8 +95,11 @@ def test_a_space_with_too_few_configurations_is_refused() -> None:
     space = {"width": "64 128", "layers": "linear 1 3"}
     assert count(read_space(space, CONFIG)) == 6
     assert count(read_space(space | {"dropout": "linear 0 0.1"}, CONFIG)) == math.inf
-    inputs = {"config": CONFIG, "workers": 1, "budget": Budget(), "where": "processes"}
-    assert check_sweep(space=space, trials=6, **inputs)
+    inputs = {
+        "config": CONFIG, "workers": 1, "budget": Budget(), "where": "processes", "own": {},
+    }  # fmt: skip
+    space |= {"width": "64 256"}
+    assert check_sweep(space=space, trials=6, **inputs) == space
     with pytest.raises(TrainingError, match=r"holds 6 configurations, .* less than 7 trials"):
         check_sweep(space=space, trials=7, **inputs)
 
@@ -108,8 +115,8 @@ def test_a_space_with_too_few_configurations_is_refused() -> None:
 def test_impossible_numbers_are_refused(changed: dict[str, object], said: str) -> None:
     """Before features are computed."""
     inputs: dict[str, object] = {
-        "config": CONFIG, "space": {"dropout": "linear 0 0.1"}, "trials": 2, "workers": 1,
-        "budget": Budget(), "where": "pods",
+        "config": CONFIG, "space": {"dropout": "linear 0 0.5"}, "trials": 2, "workers": 1,
+        "budget": Budget(), "where": "pods", "own": {},
     }  # fmt: skip
     with pytest.raises(TrainingError, match=said):
         check_sweep(**(inputs | changed))
@@ -145,11 +152,18 @@ def test_a_budget_is_spent_in_seconds_or_in_money() -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "config"),
-    [(flights.SPACE, DEFAULT_CONFIG), (weather.SPACE, weather.WEATHER_CONFIG)],
+    ("own", "config"),
+    [
+        (flights.SPACES, DEFAULT_CONFIG),
+        (flights.SPACES, TrainingConfig.from_dict({"model": "tabm"})),
+        (weather.SPACES, weather.WEATHER_CONFIG),
+    ],
 )
 def test_the_workflows_own_spaces_hold_their_configs(
-    space: dict[str, str], config: TrainingConfig
+    own: dict[str, dict[str, str]], config: TrainingConfig
 ) -> None:
     """The first trial is what was there before."""
-    assert chosen_of(config, read_space(space, config)) is not None
+    found = check_sweep(
+        config=config, space={}, own=own, trials=40, workers=1, budget=Budget(), where="pods"
+    )
+    assert found == own[config.model]
