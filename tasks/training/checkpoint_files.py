@@ -126,9 +126,13 @@ def compare(uri: str, there: dict[str, Any], here: dict[str, Any]) -> bool:
         CheckpointError: it is of another training, or of more epochs.
     """
     theirs, ours = _flat(there), _flat(here)
-    other = [key for key in ours if theirs.get(key) != ours[key] and key not in FREE]
+    keys = [key for key in ours | theirs if key not in FREE]
+    other = [key for key in keys if theirs.get(key, "absent") != ours.get(key, "absent")]
     if other:
-        told = "; ".join(f"{key} is {theirs.get(key)} there, {ours[key]} here" for key in other)
+        told = "; ".join(
+            f"{key} is {theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} here"
+            for key in other
+        )
         raise CheckpointError(
             f"checkpoint {uri} is of another training: {told}; give the training what the "
             "checkpoint's had, or leave resume_from out"

@@ -16,7 +16,7 @@ from feature_repo.errors import CheckpointError, TrainingError
 from feature_repo.home import Home
 from feature_repo.tables import Table
 from tasks.fit import Fitted
-from tasks.training.checkpoint_files import checkpoints_in
+from tasks.training.checkpoint_files import checkpoints_in, compare
 
 STEPS = 12  # of an epoch: 3,000 rows in batches of 256
 
@@ -179,6 +179,17 @@ def test_a_checkpoint_asked_for_by_name_is_taken_or_refused(
     harm(newest(tmp_path) / ".metadata", "flip")
     with pytest.raises(CheckpointError, match=r"file \.metadata is not what was written"):
         flown(Job(home=tmp_path / "bad", table=table, resume_from=str(newest(tmp_path))))
+
+
+def test_a_checkpoint_of_a_part_is_told_from_the_whole_training_s() -> None:
+    """The fallback's lies in the same attempt; what only one of two trainings has is named."""
+    ours = {"use_case": "toy", "code": "any", "config": {"epochs": 3, "width": 16}}
+    assert not compare("here", ours, ours)
+    assert compare("here", ours | {"code": "other"}, ours)
+    with pytest.raises(CheckpointError, match="part is fallback there, absent here; give the"):
+        compare("here", ours | {"part": "fallback"}, ours)
+    with pytest.raises(CheckpointError, match="bins is absent there, 24 here"):
+        compare("here", ours, ours | {"config": {"epochs": 3, "width": 16, "bins": 24}})
 
 
 def test_a_checkpoint_is_taken_up_by_another_number_of_ranks(table: Table, tmp_path: Path) -> None:
