@@ -1,8 +1,8 @@
 """Training runs, found by whichever of their names is at hand, and what is known of each.
 
-A run is named by MLflow's id, by the version or a certificate of the model that it made, or by an
-execution that went on from it. MLflow holds parameters, curve and cost, the ledger who its
-executions and certificates are, the certified model directory all that was judged.
+A run is named by MLflow's id or the beginning of it, by the version or a certificate of the model
+that it made, or by an execution that went on from it. MLflow holds parameters, curve and cost, the
+ledger who its executions and certificates are, the certified model directory all that was judged.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tasks.tracking import COST, EXECUTION, LOSSES, client
 
 MOST = 12  # curves and rows that a person still tells apart
 TOLD = 20  # known runs that an error names
+SHORT = 8  # digits of an id that name a run which has no version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +40,7 @@ class Known:
     @property
     def name(self) -> str:
         """Short and unique within the use case."""
-        return self.version or self.id[:8]
+        return self.version or self.id[:SHORT]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,17 +126,20 @@ def _all_runs(mlflow: Any) -> Iterator[tuple[str, Any]]:
 
 def _meant(index: dict[str, list[Known]], name: str) -> Known:
     found = index.get(name, [])
+    known = list(dict.fromkeys(one for several in index.values() for one in several))
+    if not found and len(name) >= SHORT:
+        found = [one for one in known if one.id.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:
         told = ", ".join(f"{one.use_case}:{one.version or one.id}" for one in found)
         raise StateError(f"{name!r} may mean several runs: name one of {told}")
-    known = list(dict.fromkeys(one for several in index.values() for one in several))
     told = "; ".join(f"{one.use_case}:{one.version or one.id}" for one in known[:TOLD])
     more = f" and {len(known) - TOLD:,} more" if len(known) > TOLD else ""
     raise StateError(
-        f"no run {name!r}: it may be named by MLflow's run id, by the version or the certificate "
-        f"of its model, or by an execution; this home knows {told or 'none yet'}{more}"
+        f"no run {name!r}: it may be named by MLflow's run id (or its first {SHORT} digits), by "
+        "the version or the certificate of its model, or by an execution; this home knows "
+        f"{told or 'none yet'}{more}"
     )
 
 
@@ -161,8 +165,8 @@ def _read(mlflow: Any, home: Home, one: Known) -> Run:
         known=one,
         params=dict(data.params),
         curve={
-            name: [float(m.value) for m in sorted(told, key=lambda m: m.step)]
-            for name, told in histories.items()
+            name: [value for _, value in sorted({m.step: float(m.value) for m in told}.items())]
+            for name, told in histories.items()  # a record that was killed and made again has both
         },
         cost={name: float(data.metrics[name]) for name in COST if name in data.metrics},
         folder=folder if held else None,

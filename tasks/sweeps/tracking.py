@@ -139,6 +139,7 @@ class Tracker:
         metrics += [Metric(name, value, now, 0) for name, value in _costs(spent).items()]
         config = asdict(config_of(self.sweep.config, trial.params))
         params = [Param(field, json.dumps(value)) for field, value in config.items()]
+        params.append(Param("training_set", self.sweep.training_set.digest))
         ended = "complete" if trial.state == TrialState.COMPLETE else "pruned"
         told = [
             RunTag("airworthy.ended", ended),

@@ -106,10 +106,12 @@ def compared(told: Told, names: list[str], monkeypatch: pytest.MonkeyPatch) -> d
 
 
 def test_any_name_of_a_run_will_do(told: Told) -> None:
-    """MLflow's id, version, version of a use case, certificate and execution mean the same."""
+    """MLflow's id and its beginning, version, version of a use case, certificate and execution
+    mean the same."""
     made = told.runs["first"].certified
     names = [
         told.id_of("first"),
+        told.id_of("first")[:8],
         made.version,
         f"toy:{made.version}",
         made.certificate,
@@ -124,6 +126,21 @@ def test_any_name_of_a_run_will_do(told: Told) -> None:
         assert other.certificate is not None
         assert one.curve["validation_loss"] == [0.5, 0.25, 0.5 / 3]
         assert list(one.cost.values()) == [2.0, 3.5, 0.0]
+
+
+def test_what_a_report_calls_a_run_names_it_and_a_record_made_twice_is_one(told: Told) -> None:
+    """A run without a model is called by the beginning of its id; one that was killed before its
+    end logged each epoch, and then logged it again."""
+    mlflow = client(told.home)
+    for _ in range(2):
+        for step, loss in enumerate((0.6, 0.3, 0.2), start=1):
+            mlflow.log_metric(told.bare, "validation_loss", loss, step=step)
+    bare, _ = find_runs(told.home, [told.bare, "1.0.0"])
+    assert bare.curve["validation_loss"] == [0.6, 0.3, 0.2]
+    again, _ = find_runs(told.home, [bare.known.name, "1.0.0"])
+    assert again.known == bare.known
+    with pytest.raises(StateError, match="no run"):
+        find_runs(told.home, [told.bare[:7], "1.0.0"])
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,7 @@ def check_runs(home: Home, sweep: Sweep) -> None:
         run = children[trial.number]
         assert run.data.tags[PARENT] == parent.info.run_id
         assert json.loads(run.data.params["width"]) == trial.params["width"]
+        assert run.data.params["training_set"] == sweep.training_set.digest
         curve = mlflow.get_metric_history(run.info.run_id, "validation_loss")
         assert [m.value for m in curve] == [v for _, v in trial.user_attrs[studies.CURVE]]
         assert run.info.status == "FINISHED"
