@@ -60,7 +60,7 @@ class Tracker:
                 self.log(self._seen)
         except Exception as exc:  # any library's
             if not self._failed:
-                say(f"MLflow does not have each trial at once: {exc!r}")
+                say(f"the sweep goes on, and its trials come to MLflow later: {exc!r}")
             self._failed = True
             self._not_before = time.monotonic() + RETRY_SECONDS
         return self._seen
