@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SWEEP = "airworthy.sweep"  # the tag that holds the sweep's name, on its run and on its trials'
 TRIAL = "airworthy.trial"  # and the trial's number
+HOME = "airworthy.home"  # and the home's id: others may share the MLflow, and run the same sweep
 PARENT = "mlflow.parentRunId"
 RETRY_SECONDS = 600.0  # an MLflow that does not answer is asked for minutes, each time
 
@@ -96,10 +97,9 @@ class Tracker:
         """The sweep's run, made on first use, and the numbers of the trials that have one."""
         sweep, experiment = self.sweep, experiment_id(mlflow, self.home, self.sweep.use_case)
         parent, numbers, page = "", set(), None
+        own = f"tags.`{SWEEP}` = '{sweep.name}' and tags.`{HOME}` = '{self.home.id}'"
         while True:
-            found = mlflow.search_runs(
-                [experiment], f"tags.`{SWEEP}` = '{sweep.name}'", page_token=page
-            )
+            found = mlflow.search_runs([experiment], own, page_token=page)
             for run in found:
                 if TRIAL not in run.data.tags:
                     parent = run.info.run_id
@@ -113,7 +113,8 @@ class Tracker:
         from mlflow.entities import Param
 
         name = f"{self.sweep.use_case}-sweep-{self.sweep.name[:8]}"
-        run = mlflow.create_run(experiment, tags={SWEEP: self.sweep.name}, run_name=name)
+        tags = {SWEEP: self.sweep.name, HOME: self.home.id}
+        run = mlflow.create_run(experiment, tags=tags, run_name=name)
         params = [Param(f"space.{field}", text) for field, text in self.sweep.space.items()]
         params.append(Param("training_set", self.sweep.training_set.digest))
         mlflow.log_batch(run.info.run_id, params=params)
@@ -126,7 +127,10 @@ class Tracker:
 
         experiment = experiment_id(mlflow, self.home, self.sweep.use_case)
         name = f"{self.sweep.use_case}-trial-{trial.number}"
-        tags = {SWEEP: self.sweep.name, TRIAL: str(trial.number), PARENT: self._parent}
+        tags = {
+            SWEEP: self.sweep.name, HOME: self.home.id, TRIAL: str(trial.number),
+            PARENT: self._parent,
+        }  # fmt: skip
         run = mlflow.create_run(experiment, tags=tags, run_name=name).info.run_id
         now = int(time.time() * 1000)
         curve = trial.user_attrs.get(studies.CURVE, [])

@@ -25,7 +25,7 @@ from sweep_helpers import (
 )
 
 from feature_repo.errors import StateError
-from feature_repo.home import Home
+from feature_repo.home import Home, tracking_uri
 from feature_repo.tables import Table, read_table, write_table
 from tasks.housekeeping import needed_digests
 from tasks.sweep import conclude_sweep, plan_sweep, search_on_pods
@@ -35,7 +35,7 @@ from tasks.sweeps.declared import Budget, Sweep
 from tasks.sweeps.space import read_space
 from tasks.sweeps.storage import open_store
 from tasks.sweeps.study import FINISHED, Turn, settle, take
-from tasks.sweeps.tracking import PARENT, SWEEP, TRIAL
+from tasks.sweeps.tracking import PARENT, SWEEP, TRIAL, Tracker
 from tasks.sweeps.trial import train
 from tasks.sweeps.worker import work
 from tasks.tracking import client
@@ -208,9 +208,12 @@ def test_a_worker_ends_with_its_launcher(home: Home, table: Table) -> None:
     assert worker.wait(30) == -signal.SIGKILL
 
 
-def test_a_sweep_on_pods_is_concluded(home: Home, table: Table) -> None:
+def test_a_sweep_on_pods_is_concluded(
+    home: Home, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each worker a task of its own, which here run one after another; then the report, a run for
-    each trial, and the winner's config. Planned again, it is the same sweep, and is over."""
+    each trial, and the winner's config. Planned again, it is the same sweep, and is over. Another
+    home that shares the MLflow has runs of its own."""
     state = State(str(home.root), home.id)
     planned = {
         "state": state, "use_case": "weather", "declaration": "any", "training_set": table,
@@ -234,12 +237,15 @@ def test_a_sweep_on_pods_is_concluded(home: Home, table: Table) -> None:
     assert plan_sweep(**(planned | {"declaration": "other"})).name != sweep.name
     assert search_on_pods(state=state, sweep=sweep, workers=2) == 0
     conclude_sweep(state=state, sweep=sweep, ended=0)
-    check_runs(home, sweep)
+    parent = check_runs(home, sweep)
     assert table.digest not in needed_digests(home)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(home))
+    assert Tracker(place(home.root / "other"), sweep).finish(trials) != parent
 
 
-def check_runs(home: Home, sweep: Sweep) -> None:
-    """A run of the sweep's own, and a child for each trial, with its curve and its config."""
+def check_runs(home: Home, sweep: Sweep) -> str:
+    """A run of the sweep's own, and a child for each trial, with its curve and its config; the
+    former's id."""
     mlflow = client(home)
     (experiment,) = mlflow.search_experiments(filter_string="name = 'weather'")
     runs = mlflow.search_runs([experiment.experiment_id], f"tags.`{SWEEP}` = '{sweep.name}'")
@@ -258,3 +264,4 @@ def check_runs(home: Home, sweep: Sweep) -> None:
     best = studies.best(trials)
     assert best is not None
     assert parent.data.metrics["validation_loss"] == best.value
+    return str(parent.info.run_id)
