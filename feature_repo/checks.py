@@ -7,6 +7,7 @@ costs, so only a run's first step (``tasks.state``) and a test of every use case
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -45,6 +46,7 @@ def check(use_case: UseCase) -> None:
     _check_ticks(where, use_case)
     _check_names(where, use_case)
     _check_parts(where, use_case)
+    _check_auxiliary(where, use_case)
     check_fallback(where, use_case)
     stated = {f.name for f in use_case.fields}
     for name in sorted(set(use_case.slices) - stated - {"month"}):
@@ -84,9 +86,23 @@ def _check_ticks(where: str, use_case: UseCase) -> None:
         )
 
 
+def _check_auxiliary(where: str, use_case: UseCase) -> None:
+    if use_case.auxiliary is None:
+        return
+    at, above = f"{where}, auxiliary targets", use_case.auxiliary.above
+    if use_case.task != "binary":
+        raise DeclarationError(
+            f"{at}: they stand beside a yes-or-no label, and this task is {use_case.task}: leave "
+            "them out"
+        )
+    if not above or list(above) != sorted(set(above)) or not all(map(math.isfinite, above)):
+        raise DeclarationError(f"{at}: above {above} must be finite numbers that rise; mend them")
+
+
 def _check_names(where: str, use_case: UseCase) -> None:
     """One name for one thing, and none that the platform or the data already use."""
     names = [
+        *use_case.measures,
         *(field.name for field in use_case.fields),
         *(derived.name for derived in use_case.derived),
         *(spec.name for spec in use_case.features),
@@ -216,7 +232,7 @@ def check_sql(use_case: UseCase) -> None:
                 at = f"{where}, feature {spec.name!r}"
                 raise DeclarationError(_not_yielded(at, spec.log, column, what))
     asked = _yields(f"{where}, requests_sql", use_case.requests_sql, tables)
-    for column in (*REQUEST, *(field.name for field in use_case.fields)):
+    for column in (*REQUEST, *(field.name for field in use_case.fields), *use_case.measures):
         if column not in asked:
             raise DeclarationError(
                 f"{where}: requests_sql does not yield the column {column!r}; add it to the SELECT"

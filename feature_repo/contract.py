@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from feature_repo.checks import check
 from feature_repo.declaration import canonical
+from feature_repo.model import AuxiliaryTargets, ModelBuilder
 from feature_repo.request_rules import Policy, RequestRule
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
-    import torch
 
     Column = np.ndarray[tuple[int], np.dtype[Any]]
 
@@ -162,36 +160,6 @@ class GateRule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InputShape:
-    """What a network is built for: numeric inputs, then the size of each categorical one.
-
-    The last ``indicators`` of the numeric ones are 0 or 1: whether another one is missing.
-    """
-
-    numeric: int
-    cardinalities: tuple[int, ...]
-    indicators: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelBuilder:
-    """A user's own network. Import torch inside the functions, not beside them.
-
-    ``network(shape, options)`` returns a module whose ``forward(numeric, categorical)`` takes
-    float32 [n, shape.numeric] and int64 [n, len(shape.cardinalities)] and returns raw scores [n].
-    ``loss(raw, target)`` returns one loss per row [n]; a regression's target is standardised. While
-    it trains, a network may return more than it answers, which its ``loss`` reads.
-    ``export(module, shape, path)`` writes an ONNX graph with inputs ``numeric`` and
-    ``categorical``, output ``prediction`` [n] and a dynamic batch; ``None``: the platform's.
-    """
-
-    name: str
-    network: Callable[[InputShape, Mapping[str, float | str]], torch.nn.Module]
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    export: Callable[[torch.nn.Module, InputShape, Path], None] | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureView:
     """The features of one entity over one event log: one stored table, one Feast view."""
 
@@ -234,7 +202,8 @@ class UseCase:
     ``requests_sql`` (Spark's dialect, over the raw tables) yields one row a request that could
     have been made: ``request_id`` (unique string), ``prediction_time`` and ``event_time``
     (UTC; splits go by the latter), every field of ``fields``, ``label`` (double, null when
-    there is none) and ``label_available_at``. ``tick`` and ``lag`` are the tick rule of
+    there is none) and ``label_available_at``. ``auxiliary``: what training learns beside the label;
+    the use case's own ``model`` does where it says so. ``tick`` and ``lag`` are the tick rule of
     ``feature_repo.ticks``. ``stale_after``: how far the online store may lie behind the
     request's tick before ``stale_policy`` applies; ``outage_policy``: where it does not answer;
     ``missing_policy``: where a view has no living row. ``rules`` make a request possible.
@@ -269,6 +238,7 @@ class UseCase:
     threshold: float = 0.5
     retention: timedelta = timedelta(days=90)
     model: ModelBuilder | None = None
+    auxiliary: AuxiliaryTargets | None = None
     schemas: Callable[[], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -284,6 +254,11 @@ class UseCase:
             FeatureView(name=name, entity=specs[0].entity, log=specs[0].log, features=tuple(specs))
             for name, specs in grouped.items()
         )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Columns of a training set that only training reads: that of the auxiliary targets."""
+        return (self.auxiliary.column,) if self.auxiliary else ()
 
     @property
     def service(self) -> str:

@@ -60,6 +60,7 @@ def training_set_schema(use_case: UseCase) -> TableSchema:
     columns |= {
         "label": pp.Column(pl.Float64, nullable=True, checks=_label_checks(use_case)),
         "label_available_at": pp.Column(instant, nullable=True),
+        **{name: pp.Column(pl.Float64, nullable=True) for name in use_case.measures},
     }
     return TableSchema(
         name=f"training set of {use_case.name}",

@@ -17,8 +17,9 @@ def training_set_sql(use_case: UseCase, *bounds: str) -> str:
 
     Reads the use case's raw tables and its views, each under its name. Columns, in order:
     ``request_id``, ``prediction_time``, ``event_time``, ``tick``, the request fields, the
-    features in the contract's order, ``label``, ``label_available_at``; ordered by prediction
-    time. ``bounds``: those of the markers ``start`` and ``end`` (microseconds since the epoch) that
+    features in the contract's order, ``label``, ``label_available_at``, the column of the auxiliary
+    targets where there are any; ordered by prediction time. ``bounds``: those of the markers
+    ``start`` and ``end`` (microseconds since the epoch) that
     the prediction times keep to, start <= time < end.
     """
     limits = [
@@ -47,6 +48,7 @@ def training_set_sql(use_case: UseCase, *bounds: str) -> str:
         *(f"cast(_requests.{f.name} as {CAST[f.dtype]}) as {f.name}" for f in use_case.fields),
         *(f"_read_{f.view}.{f.name}" for f in use_case.features),
         "cast(_requests.label as double) as label", "_requests.label_available_at",
+        *(f"cast(_requests.{name} as double) as {name}" for name in use_case.measures),
     ]  # fmt: skip
     return (
         "with "

@@ -10,8 +10,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from feature_repo.contract import InputShape
 from feature_repo.inputs import Array, Inputs
+from feature_repo.model import InputShape
 
 UNKNOWN = 0  # category code of a value that the training part never held; others are not 0
 QUANTILES = 101

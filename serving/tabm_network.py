@@ -7,15 +7,17 @@ Gorishniy, Rubachev and Babenko, "On Embeddings for Numerical Features" (2022).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from statistics import NormalDist
 
 import torch
 from rtdl_num_embeddings import PiecewiseLinearEmbeddings
-from tabm import EnsembleView, LinearEnsemble, make_tabm_backbone
+from tabm import EnsembleView, LinearBatchEnsemble, LinearEnsemble, make_tabm_backbone
 from torch import nn
+from torch.nn.utils import parametrize
 
-from feature_repo.contract import InputShape, ModelBuilder
+from feature_repo.model import InputShape, ModelBuilder
+from serving.network import Loss, label_and_auxiliary
 from serving.preprocess import TAIL
 
 
@@ -25,7 +27,9 @@ class TabMNetwork(nn.Module):
 
     The bins of the piecewise-linear embeddings hold equal shares of a normal's mass: the
     preprocessing maps the training rows' quantiles to a normal's, so they hold about equal shares
-    of those rows, and a network knows them without data. Indicators go in as they are.
+    of those rows, and a network knows them without data. Indicators go in as they are. Each member
+    sees its own ``feature_fraction`` of the inputs, drawn when the network is made (random
+    subspaces, Ho 1998): members that lean on the same few inputs err together.
     """
 
     def __init__(
@@ -38,8 +42,11 @@ class TabMNetwork(nn.Module):
         members: int,
         bins: int,
         embedding: int,
+        feature_fraction: float = 1.0,
+        auxiliary: int = 0,
     ) -> None:
         super().__init__()
+        self.auxiliary = auxiliary
         self.measured = shape.numeric - shape.indicators
         sizes = [min(16, (cardinality + 1) // 2 + 1) for cardinality in shape.cardinalities]
         self.numbers = PiecewiseLinearEmbeddings(
@@ -60,18 +67,20 @@ class TabMNetwork(nn.Module):
             start_scaling_init="normal",
             start_scaling_init_chunks=parts,
         )
-        self.output = LinearEnsemble(width, 1, k=members)
+        _see_a_part(self.backbone.blocks[0][0], parts, feature_fraction)
+        self.output = LinearEnsemble(width, 1 + auxiliary, k=members)
 
     def forward(self, numeric: torch.Tensor, categorical: torch.Tensor) -> torch.Tensor:
-        """Raw scores from float32 [n, numeric] and int64 [n, categorical]: those of the members
-        [n, members] while training, else their mean [n]."""
+        """Raw scores from float32 [n, numeric] and int64 [n, categorical]: while training those of
+        the members [n, members, 1 + t], for the label and the auxiliary targets, else the mean of
+        the label's [n]."""
         parts = [self.numbers(numeric[:, : self.measured]).flatten(1)]
         parts += [numeric[:, self.measured :]]
         parts += [layer(categorical[:, i]) for i, layer in enumerate(self.embeddings)]
         inputs = torch.cat(parts, dim=1)
         hidden = self._hidden(inputs) if self.training else self.backbone(self.view(inputs))
-        scores: torch.Tensor = self.output(hidden).squeeze(2)
-        return scores if self.training else scores.mean(dim=1)
+        scores: torch.Tensor = self.output(hidden)
+        return scores if self.training else scores[..., 0].mean(dim=1)
 
     def _hidden(self, inputs: torch.Tensor) -> torch.Tensor:
         """What the backbone gives [n, members, width], at less cost for a large batch: the first
@@ -85,6 +94,32 @@ class TabMNetwork(nn.Module):
         return hidden
 
 
+class _Masked(nn.Module):
+    """Zero for ever where ``mask`` is; part of the weights, so that it is restored with them."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, scales: torch.Tensor) -> torch.Tensor:
+        masked: torch.Tensor = scales * self.get_buffer("mask")
+        return masked
+
+
+def _see_a_part(layer: LinearBatchEnsemble, parts: list[int], fraction: float) -> None:
+    """Have each member's scales of the first layer's inputs be zero for all but a ``fraction`` of
+    the inputs, which have ``parts`` columns each."""
+    if fraction == 1.0:
+        return
+    scales = layer.r  # [members, columns]
+    kept = max(1, round(fraction * len(parts)))
+    chosen = torch.rand(len(scales), len(parts)).argsort(dim=1).argsort(dim=1) < kept
+    with torch.no_grad():
+        scales.mul_((len(parts) / kept) ** 0.5)  # what goes on has its size again
+    mask = chosen.repeat_interleave(torch.tensor(parts), dim=1).float()
+    parametrize.register_parametrization(layer, "r", _Masked(mask))
+
+
 def normal_edges(bins: int) -> torch.Tensor:
     """Edges [bins + 1] of bins that hold equal shares of a normal's mass."""
     normal = NormalDist()
@@ -92,11 +127,12 @@ def normal_edges(bins: int) -> torch.Tensor:
     return torch.tensor([normal.inv_cdf(share) for share in shares.tolist()])
 
 
-def tabm_builder(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> ModelBuilder:
-    """TabM as a model builder; ``loss(raw, target)`` is that of one member, a value a row.
+def tabm_builder(loss: Loss, auxiliary: int) -> ModelBuilder:
+    """TabM as a model builder; ``loss(raw, target)`` is that of one member, a value a row and
+    target.
 
     Options: ``width``, ``layers``, ``dropout``, ``members``, ``bins``, ``embedding`` (the size of
-    each numeric input's embedding).
+    each numeric input's embedding), ``feature_fraction``.
     """
 
     def network(shape: InputShape, options: Mapping[str, float | str]) -> nn.Module:
@@ -108,11 +144,14 @@ def tabm_builder(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> 
             members=int(options["members"]),
             bins=int(options["bins"]),
             embedding=int(options["embedding"]),
+            feature_fraction=float(options["feature_fraction"]),
+            auxiliary=auxiliary,
         )
 
     def mean_loss(raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if raw.ndim == 1:  # the answer, which is what validation looks at
             return loss(raw, target)
-        return loss(raw, target[:, None].expand_as(raw)).mean(dim=1)
+        losses = loss(raw, target.reshape(len(raw), 1, -1).expand_as(raw)).mean(dim=1)
+        return label_and_auxiliary(losses if auxiliary else losses.squeeze(1))
 
-    return ModelBuilder(name="tabm", network=network, loss=mean_loss)
+    return ModelBuilder(name="tabm", network=network, loss=mean_loss, auxiliary=auxiliary > 0)

@@ -69,8 +69,10 @@ def fit(
     with process_group() as rank:
         # The cores that this process may use: threads that wait for a core make each step wait.
         torch.set_num_threads(threads())
-        parts = read_parts(use_case, table, DTYPES[config.precision])
-        builder, shape = builder_of(use_case, config.model), parts.preprocessor.shape
+        builder = builder_of(use_case, config.model)
+        dtype = DTYPES[config.precision]
+        parts = read_parts(use_case, table, dtype, auxiliary=builder.auxiliary)
+        shape = parts.preprocessor.shape
         checkpoints = attempt.checkpoints(config, rank, say) if attempt else None
         evidence = Evidence(
             table=table, config=config, checkpoints=checkpoints, first=rank.first, say=say

@@ -91,6 +91,7 @@ BOUNDS = {
     "members": (1, math.inf, "a whole number, at least 1"),
     "bins": (2, math.inf, "a whole number, at least 2"),
     "embedding": (1, math.inf, "a whole number, at least 1"),
+    "feature_fraction": (math.ulp(0), math.nextafter(1, 2), "a number above 0 and at most 1"),
     "seed": (0, 2**63, "a whole number, at least 0 and below 2**63"),
 }
 # And those that are words.
@@ -116,9 +117,10 @@ class TrainingConfig(DataClassJSONMixin):
     ``model``: ``mlp``, which is the use case's own network where it has one, or ``tabm``.
     ``batch_size`` is the global batch, over all ranks. ``patience``: epochs without a better
     validation loss before training stops; the one-cycle schedule lets it rise in the middle.
-    ``width``, ``layers`` and ``dropout`` shape the platform's networks, ``members``, ``bins`` and
-    ``embedding`` TabM alone; a use case's own builder may read them too. ``precision``: bfloat16
-    is mixed, its weights are float32. ``sharding``: ``full`` shares weights and moments out among
+    ``width``, ``layers`` and ``dropout`` shape the platform's networks; ``members``, ``bins``,
+    ``embedding`` and ``feature_fraction`` (of the inputs, that a member sees) TabM alone; a use
+    case's own builder may read them too. ``precision``: bfloat16 is mixed, its weights are
+    float32. ``sharding``: ``full`` shares weights and moments out among
     the ranks (FSDP2), ``none`` has a copy on each (DDP).
     """
 
@@ -137,6 +139,7 @@ class TrainingConfig(DataClassJSONMixin):
     members: int = 8
     bins: int = 24
     embedding: int = 8
+    feature_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         """Raises TrainingError: a value is out of its bounds."""

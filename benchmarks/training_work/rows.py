@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from feature_repo.contract import InputShape
+from feature_repo.model import InputShape
 from feature_repo.registry import get_use_case
 from serving.network import builder_of
 from tasks.training.ranks import Rank
@@ -77,4 +77,7 @@ def begin(config: TrainingConfig, rows: int, rank: Rank | None = None) -> Run:
     """The demo's network with its optimizer and schedule, before the first step."""
     who = rank or Rank(number=0, world=1)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // who.world))  # as tasks.fit does
-    return start(builder_of(get_use_case("flights"), "mlp"), SHAPE, config, rows, who)
+    flights = replace(
+        get_use_case("flights"), auxiliary=None
+    )  # the label alone, for every contender
+    return start(builder_of(flights, "mlp"), SHAPE, config, rows, who)

@@ -23,6 +23,7 @@ from feature_repo.flights.logs import (
     WEATHER,
 )
 from feature_repo.flights.requests import DERIVED, FIELDS, REQUESTS, RULES
+from feature_repo.model import AuxiliaryTargets
 
 DELAY = (-180.0, 2880.0)
 SHARE = (0.0, 1.0)
@@ -193,6 +194,7 @@ FLIGHTS = UseCase(
         RawTable(name="airports", key=("faa",)),
     ),
     requests_sql=REQUESTS,
+    auxiliary=AuxiliaryTargets(column="arr_delay", above=(-15.0, -5.0, 5.0, 30.0, 60.0, 120.0)),
     fields=FIELDS,
     derived=DERIVED,
     features=FEATURES,

@@ -106,6 +106,7 @@ REQUESTS = """
     scheduled_departure, scheduled_arrival,
     case when arr_delay > 15 then 1.0D when arr_delay is not null then 0.0D end as label,
     scheduled_arrival + arr_delay * interval '1' minute + interval '15' minute
-      as label_available_at
+      as label_available_at,
+    arr_delay
   from flights
 """

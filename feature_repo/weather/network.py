@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from feature_repo.contract import InputShape, ModelBuilder
+from feature_repo.model import InputShape, ModelBuilder
 
 if TYPE_CHECKING:
     import torch

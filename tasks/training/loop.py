@@ -167,6 +167,8 @@ def backward(
         part.categorical.index_select(0, rows),
     )
     target = part.target.index_select(0, rows)
+    if part.auxiliary is not None:
+        target = torch.cat([target[:, None], part.auxiliary.index_select(0, rows)], dim=1)
     phases.mark("data")
     half = course.config.precision == "bfloat16"
     with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=half):

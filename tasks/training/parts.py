@@ -12,6 +12,7 @@ from feature_repo.errors import TrainingError
 from feature_repo.inputs import Array, input_columns, model_inputs
 from feature_repo.tables import Table, read_table
 from serving.preprocess import Preprocessor
+from tasks.splits import LEARNING_SPLITS
 from tasks.training.ranks import device
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Rows of one split, resident in memory: [n, d], [n, k] and [n] tensors."""
+    """Rows of one split, resident in memory: [n, d], [n, k] and [n] tensors, and the auxiliary
+    targets [n, t] where the training learns them."""
 
     numeric: torch.Tensor
     categorical: torch.Tensor
     target: torch.Tensor
+    auxiliary: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -50,9 +53,8 @@ def rows_of(table: Table, split: str) -> pa.Table:
     return rows.filter(pc.and_(pc.equal(rows["split"], split), pc.is_valid(rows["label"])))
 
 
-def columns_of(use_case: UseCase, table: Table, split: str) -> tuple[dict[str, Array], Array]:
-    """Columns (as ``model_inputs`` reads them) and labels [n] of one split's labelled rows."""
-    rows = rows_of(table, split)
+def columns_of(use_case: UseCase, rows: pa.Table) -> tuple[dict[str, Array], Array]:
+    """Columns (as ``model_inputs`` reads them) and labels [n] of labelled rows."""
     columns = {}
     for name in ("tick", *(f.name for f in use_case.fields), *(s.name for s in use_case.features)):
         values = rows[name].to_numpy(zero_copy_only=False)
@@ -60,36 +62,61 @@ def columns_of(use_case: UseCase, table: Table, split: str) -> tuple[dict[str, A
     return columns, rows["label"].to_numpy().astype(np.float64)
 
 
-def read_parts(use_case: UseCase, table: Table, dtype: torch.dtype = torch.float32) -> Parts:
-    """Read both splits; ``dtype`` is that of numbers and targets.
+def auxiliary_of(use_case: UseCase, rows: pa.Table) -> Array | None:
+    """Auxiliary targets [n, t] of labelled rows, 0 or 1, where the use case has any.
 
     Raises:
-        TrainingError: a split without labelled rows.
+        TrainingError: a label without the measure that it was cut from.
     """
-    columns, labels = columns_of(use_case, table, "training")
-    late_columns, late_labels = columns_of(use_case, table, "validation")
-    for name, rows in (("training", labels), ("validation", late_labels)):
-        if not len(rows):
+    if use_case.auxiliary is None:
+        return None
+    column = use_case.auxiliary.column
+    measure = rows[column].to_numpy(zero_copy_only=False).astype(np.float64)
+    lacking = np.flatnonzero(~np.isfinite(measure))
+    if len(lacking):
+        raise TrainingError(
+            f"{use_case.name}: {len(lacking):,} labelled rows have no {column!r}, for example "
+            f"{rows['request_id'][lacking[0]]}: requests_sql must yield it where it yields a label"
+        )
+    return (measure[:, None] > np.array(use_case.auxiliary.above)).astype(np.float64)
+
+
+def read_parts(
+    use_case: UseCase, table: Table, dtype: torch.dtype = torch.float32, *, auxiliary: bool = False
+) -> Parts:
+    """Read both splits; ``dtype`` is that of numbers and targets. ``auxiliary``: the training part
+    with the use case's auxiliary targets.
+
+    Raises:
+        TrainingError: a split without labelled rows, or a label without the auxiliary measure.
+    """
+    rows = {split: rows_of(table, split) for split in LEARNING_SPLITS}
+    for name, found in rows.items():
+        if not found.num_rows:
             raise TrainingError(
                 f"{use_case.name}: split {name!r} has no labelled row; widen the split dates"
             )
+    columns, labels = columns_of(use_case, rows["training"])
     inputs = model_inputs(use_case, columns)
     preprocessor = Preprocessor.fit(input_columns(use_case), inputs)
     regression = use_case.task == "regression"
     scale = (float(labels.mean()), float(labels.std()) or 1.0) if regression else (0.0, 1.0)
 
-    def part(values: dict[str, Array], target: Array) -> Part:
+    def part(values: dict[str, Array], target: Array, beside: Array | None = None) -> Part:
         numeric, categorical = preprocessor.transform(values)
         scaled = (target - scale[0]) / scale[1]
         return Part(
             numeric=torch.from_numpy(numeric).to(device(), dtype),
             categorical=torch.from_numpy(categorical).to(device()),
             target=torch.from_numpy(scaled).to(device(), dtype),
+            auxiliary=None if beside is None else torch.from_numpy(beside).to(device(), dtype),
         )
 
+    late_columns, late_labels = columns_of(use_case, rows["validation"])
+    beside = auxiliary_of(use_case, rows["training"]) if auxiliary else None
     return Parts(
         preprocessor=preprocessor,
-        training=part(inputs, labels),
+        training=part(inputs, labels, beside),
         validation=part(model_inputs(use_case, late_columns), late_labels),
         scale=scale,
     )

@@ -13,7 +13,7 @@ from torch import nn
 from tasks.training.ranks import Rank, device
 
 if TYPE_CHECKING:
-    from feature_repo.contract import InputShape, ModelBuilder
+    from feature_repo.model import InputShape, ModelBuilder
     from tasks.types import TrainingConfig
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -86,8 +86,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Parts]:
     """The parts that a training holds in memory, for a test to spoil."""
     held: list[Parts] = []
 
-    def keep(*told: object) -> Parts:
-        held.append(read_parts(*told))  # type: ignore[arg-type]  # as fit calls it
+    def keep(*told: object, **more: object) -> Parts:
+        held.append(read_parts(*told, **more))  # type: ignore[arg-type]  # as fit calls it
         return held[0]
 
     monkeypatch.setattr(fitting, "read_parts", keep)
@@ -224,8 +224,8 @@ def test_a_validation_row_that_is_not_finite_is_told_from_a_bad_batch(
 ) -> None:
     """No batch is passed over for it."""
 
-    def spoil(*told: object) -> Parts:
-        parts = read_parts(*told)  # type: ignore[arg-type]  # as fit calls it
+    def spoil(*told: object, **more: object) -> Parts:
+        parts = read_parts(*told, **more)  # type: ignore[arg-type]  # as fit calls it
         parts.validation.target[0] = torch.nan
         return parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ import pytest
 import torch
 from toy import TOY, toy_rows, toy_training_set
 
-from feature_repo.contract import InputShape
 from feature_repo.home import Home
 from feature_repo.inputs import input_columns, model_inputs
+from feature_repo.model import AuxiliaryTargets, InputShape
 from serving.network import Calibrated, builder_of, export_onnx
 from serving.predictor import Predictor
 from serving.preprocess import Preprocessor
@@ -25,7 +26,10 @@ from tasks.rows import labelled_rows
 from tasks.types import TrainingConfig
 
 SHAPE = InputShape(numeric=7, cardinalities=(4, 25), indicators=2)
-OPTIONS = {"width": 8, "layers": 2, "dropout": 0.1, "members": 3, "bins": 6, "embedding": 2}
+OPTIONS = {
+    "width": 8, "layers": 2, "dropout": 0.1, "members": 3, "bins": 6, "embedding": 2,
+    "feature_fraction": 0.6,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def test_answers_are_the_members_mean(network: torch.nn.Module) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     numeric, categorical = batch(9)
-    members = network.train()(numeric, categorical)
+    members = network.train()(numeric, categorical).squeeze(2)
     assert members.shape == (9, 3)
     assert bool((members.std(dim=1) > 0).all())
     raw = network.eval()(numeric, categorical)
@@ -62,8 +66,56 @@ def test_each_member_has_its_own_loss() -> None:
     loss = builder_of(TOY, "tabm").loss
     raw, target = torch.tensor([[-2.0, 2.0], [1.0, 1.0]]), torch.tensor([1.0, 0.0])
     each = torch.nn.functional.softplus(torch.tensor([[2.0, -2.0], [1.0, 1.0]]))
-    torch.testing.assert_close(loss(raw, target), each.mean(dim=1))
+    torch.testing.assert_close(loss(raw[:, :, None], target), each.mean(dim=1))
     torch.testing.assert_close(loss(raw[:, 0], target), each[:, 0])
+
+
+@pytest.mark.parametrize(("fraction", "kept"), [(0.6, 4), (0.01, 1)])
+def test_a_member_sees_its_own_part_of_the_inputs(fraction: float, kept: int) -> None:
+    """Of seven numbers as many as are asked for, one at least; before and after training steps."""
+    torch.manual_seed(3)
+    shape = InputShape(numeric=7, cardinalities=(), indicators=2)
+    network = builder_of(TOY, "tabm").network(shape, OPTIONS | {"feature_fraction": fraction})
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    seen = [seen_by_members(network, shape)]
+    for _ in range(3):
+        network.train()(torch.randn(32, 7), torch.zeros(32, 0).long()).square().mean().backward()
+        optimizer.step()
+    seen.append(seen_by_members(network, shape))
+    assert seen[0].sum(dim=1).tolist() == [kept] * 3
+    assert seen[1].equal(seen[0])
+    if kept > 1:
+        assert len({tuple(row) for row in seen[0].tolist()}) > 1
+
+
+def seen_by_members(network: torch.nn.Module, shape: InputShape) -> torch.Tensor:
+    """Whether a member's score [members, inputs] changes with an input."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    generator = torch.Generator().manual_seed(1)
+    numeric = torch.randn(64, shape.numeric, generator=generator, requires_grad=True)
+    scores = network(numeric, torch.zeros(64, 0).long()).squeeze(2).sum(dim=0)
+    slopes = [torch.autograd.grad(s, numeric, retain_graph=True)[0] for s in scores]
+    return torch.stack([slope.abs().sum(dim=0) > 0 for slope in slopes])
+
+
+def test_auxiliary_targets_are_learned_beside_the_label() -> None:
+    """Loss by hand: the label's and the mean of the auxiliary ones', each a mean over members."""
+    measured = replace(TOY, auxiliary=AuxiliaryTargets(column="minutes", above=(0.0, 30.0)))
+    raw = torch.tensor([[[-2.0, 1.0, 0.5], [2.0, -1.0, 0.0]]])  # [1 row, 2 members, 3 targets]
+    target = torch.tensor([[1.0, 1.0, 0.0]])
+    each = torch.nn.functional.softplus(torch.tensor([[2.0, -1.0, 0.5], [-2.0, 1.0, 0.0]]))
+    mean = each.mean(dim=0)
+    expected = mean[0] + mean[1:].mean()
+    torch.testing.assert_close(builder_of(measured, "tabm").loss(raw, target)[0], expected)
+    torch.testing.assert_close(builder_of(measured, "mlp").loss(raw[:, 0], target)[0],
+        each[0, 0] + each[0, 1:].mean())  # fmt: skip
+    for model in ("mlp", "tabm"):
+        network = builder_of(measured, model).network(SHAPE, OPTIONS)
+        assert network.train()(*batch(5)).shape[-1] == 3
+        assert network.eval()(*batch(5)).shape == (5,)
 
 
 def test_bins_are_the_training_rows_own() -> None:

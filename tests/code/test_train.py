@@ -35,7 +35,7 @@ from tasks.record import record_training
 from tasks.state import open_state
 from tasks.tracking import client
 from tasks.train import train_two_ranks
-from tasks.training.parts import columns_of
+from tasks.training.parts import columns_of, rows_of
 from tasks.types import DEFAULTS, State, Step, TrainingConfig
 
 CONFIG = TrainingConfig(**(SHORT | {"epochs": 2, "dropout": 0.0, "batch_size": 512}))  # type: ignore[arg-type]  # one dict of ints and floats
@@ -132,7 +132,7 @@ def test_served_graph_answers_batches_of_any_size(
 ) -> None:
     """One row at a time, a few, or many: the same numbers."""
     predictor = Predictor(weather, Path(flown.summary["model"]["path"]))
-    columns, _ = columns_of(weather, table, "test")
+    columns, _ = columns_of(weather, rows_of(table, "test"))
     whole = predictor.predict(columns)
     assert len(whole) > 300
     for size in (1, 7, 256):
@@ -146,7 +146,7 @@ def test_preprocessing_survives_its_file(flown: Flown, weather: UseCase, table: 
     text = (Path(flown.summary["model"]["path"]) / "preprocess.json").read_text()
     fitted = Preprocessor.from_json(text)
     assert Preprocessor.from_json(fitted.to_json()) == fitted
-    inputs = model_inputs(weather, columns_of(weather, table, "test")[0])
+    inputs = model_inputs(weather, columns_of(weather, rows_of(table, "test"))[0])
     numeric, categorical = fitted.transform(inputs)
     assert numeric.dtype == np.float32
     assert categorical.dtype == np.int64
@@ -158,7 +158,7 @@ def test_unknown_category_and_missing_value(flown: Flown, weather: UseCase, tabl
     """An airport never seen has code 0; a missing temperature is the typical one."""
     text = (Path(flown.summary["model"]["path"]) / "preprocess.json").read_text()
     fitted = Preprocessor.from_json(text)
-    inputs = model_inputs(weather, columns_of(weather, table, "test")[0])
+    inputs = model_inputs(weather, columns_of(weather, rows_of(table, "test"))[0])
     known = fitted.transform(inputs)[1]
     assert (known > UNKNOWN).all()
     strange = inputs | {

@@ -20,6 +20,7 @@ from feature_repo.contract import (
     RequestField,
     UseCase,
 )
+from feature_repo.model import AuxiliaryTargets
 from feature_repo.registry import USE_CASES, by_name, get_use_case
 
 FLIGHTS = get_use_case("flights")
@@ -64,7 +65,7 @@ KEYS = ("origin", "dest", "carrier", "flight")
         ),
         *(
             (with_feature(WINDOWED, name=name), (f"'{name}'", "collides with a source column"))
-            for name in ("arr_delay", "late", "at", "date")
+            for name in ("late", "at", "date")
         ),
         (with_feature(FIRST, name="dest"), ("'dest'", "twice")),
         (
@@ -141,6 +142,22 @@ KEYS = ("origin", "dest", "carrier", "flight")
             lambda: replace(FLIGHTS, lag=timedelta(seconds=1.5)),
             ("'flights'", "lag", "whole number of seconds", "round it"),
         ),
+        (
+            lambda: replace(FLIGHTS, task="regression"),
+            ("auxiliary targets", "yes-or-no label", "leave them out"),
+        ),
+        *(
+            (
+                lambda above=above: replace(FLIGHTS, auxiliary=AuxiliaryTargets(
+                    column="arr_delay", above=above)),
+                ("auxiliary targets", "finite numbers that rise"),
+            )
+            for above in ((), (5.0, 5.0), (30.0, 15.0), (15.0, float("inf")))
+        ),
+        (
+            lambda: replace(FLIGHTS, auxiliary=AuxiliaryTargets(column="dest", above=(1.0,))),
+            ("'dest'", "twice"),
+        ),
         (lambda: replace(FLIGHTS, tick=timedelta(0)), ("'flights'", "tick", "above zero")),
         (lambda: get_use_case("trains"), ("'trains'", "flights, weather", "registry.py")),
     ],
@@ -198,6 +215,12 @@ def test_the_sql_of_the_requests_is_held_against_the_fields() -> None:
     field = RequestField(name="seats", dtype="number")
     use_case = replace(FLIGHTS, fields=(*FLIGHTS.fields, field))
     refused(lambda: check_sql(use_case), "requests_sql", "'seats'", "add it to the SELECT")
+
+
+def test_the_sql_of_the_requests_is_held_against_the_auxiliary_targets() -> None:
+    """What the label was cut from must be told beside it."""
+    use_case = replace(FLIGHTS, auxiliary=AuxiliaryTargets(column="taxi_in", above=(5.0,)))
+    refused(lambda: check_sql(use_case), "requests_sql", "'taxi_in'", "add it to the SELECT")
 
 
 @pytest.mark.parametrize("use_case", USE_CASES.values(), ids=list(USE_CASES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from feature_repo.contract import InputShape
+from feature_repo.model import InputShape
 from feature_repo.weather.network import RESIDUAL_MLP
 
 SHAPE = InputShape(numeric=5, cardinalities=(4, 25))
