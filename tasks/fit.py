@@ -73,6 +73,9 @@ def fit(
         dtype = DTYPES[config.precision]
         parts = read_parts(use_case, table, dtype, auxiliary=builder.auxiliary)
         shape = parts.preprocessor.shape
+        if use_case.auxiliary and builder.auxiliary and rank.first:
+            above = ", ".join(f"{value:g}" for value in use_case.auxiliary.above)
+            say(f"the training loss counts {use_case.auxiliary.column} above {above} too")
         checkpoints = attempt.checkpoints(config, rank, say) if attempt else None
         evidence = Evidence(
             table=table, config=config, checkpoints=checkpoints, first=rank.first, say=say
