@@ -25,16 +25,26 @@ def training_set(home: Home, share: float, scratch: Path) -> Data:
         sys.exit(f"no flights model in {home.root}: run 'make demo' first, or set AIRWORTHY_HOME")
     digest = digests[-1]
     table = Table("training_set", str(table_place(home, digest)), digest, "", 0)
-    if share < 1:
-        rows = read_table(table)
-        training = pc.equal(rows["split"], "training").to_numpy(zero_copy_only=False)
-        places, count = np.flatnonzero(training), int(training.sum() * share)
-        chosen = np.random.default_rng(0).choice(places, count, replace=False)
-        kept = np.sort(np.concatenate([chosen, np.flatnonzero(~training)]))
-        table = write_table(Home(root=scratch / "home"), "training_set", rows.take(kept))
     try:
-        return Data.read(use_case, table)
+        data = Data.read(use_case, table if share == 1 else _thinned(table, share, scratch))
     except (KeyError, FileNotFoundError) as exc:
         sys.exit(
             f"the training set of {home.root} is not of today's features: run 'make demo' ({exc})"
         )
+    months = np.unique(data.parts["validation"].event_time.astype("datetime64[M]")).astype(str)
+    if set(months) - {"2013-10", "2013-11"}:  # the last evening is November in UTC
+        sys.exit(
+            f"the last model of {home.root} was validated on {', '.join(months)}, not on October: "
+            "run 'make demo', or set AIRWORTHY_HOME"
+        )
+    return data
+
+
+def _thinned(table: Table, share: float, scratch: Path) -> Table:
+    """The table with a random ``share`` of its training part."""
+    rows = read_table(table)
+    training = pc.equal(rows["split"], "training").to_numpy(zero_copy_only=False)
+    places, count = np.flatnonzero(training), int(training.sum() * share)
+    chosen = np.random.default_rng(0).choice(places, count, replace=False)
+    kept = np.sort(np.concatenate([chosen, np.flatnonzero(~training)]))
+    return write_table(Home(root=scratch / "home"), "training_set", rows.take(kept))

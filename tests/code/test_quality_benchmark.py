@@ -38,6 +38,13 @@ def scored(quality: Any, noise: dict[str, float]) -> tuple[Any, dict[str, list[A
     return data, scores
 
 
+def test_the_quick_form_gives_no_verdict(quality: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says so before it trains anything."""
+    with pytest.raises(SystemExit):
+        quality.main(["--quick", "--check"])
+    assert "leave one of them out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("noise", "met"),
     [((0.1, 1.0), [True, True]), ((1.0, 0.1), [False, False]), ((0.5, 0.5), [False, False])],
@@ -56,10 +63,10 @@ def test_tabm_is_ahead_where_both_intervals_say_so(
     assert told["figures"]["constant"]["auc"] == [0.5]
 
 
-def test_as_many_trials_and_the_best_is_taken(quality: Any) -> None:
-    """LightGBM had as many trials as TabM, whose best are the platform's defaults."""
+def test_lightgbm_had_more_trials_and_the_best_is_taken(quality: Any) -> None:
+    """Twice as many as TabM, whose best are the platform's defaults."""
     tabm, boosting = (quality.trials(name) for name in (quality.TABM, quality.LIGHTGBM))
-    assert len(tabm) == len(boosting) > 1
+    assert len(boosting) == 2 * len(tabm) > 2
     config = TrainingConfig.from_dict({"model": "tabm"})
     best = quality.best(quality.TABM)
     assert {name: getattr(config, name) for name in best} == best
