@@ -46,11 +46,6 @@ TRIED: tuple[dict[str, Any], ...] = (
     {"feature_fraction": 0.4},
     {"epochs": 12},
     {"members": 16},
-    {"batch_size": 512, "learning_rate": 1e-2},
-    {"learning_rate": 1e-2},
-    {"width": 256},
-    {"layers": 3},
-    {"embedding": 12},
 )
 DRAWS = 2 * len(TRIED)  # of LightGBM's
 
