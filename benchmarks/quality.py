@@ -191,9 +191,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 where TabM is not ahead")
     options = parser.parse_args(arguments)
     if options.quick and options.check:
-        parser.error(
-            "--quick gives no verdict, which --check asks for: leave one of them out"
-        )
+        parser.error("--quick gives no verdict, which --check asks for: leave one of them out")
     tuned = show_trials()
     seeds, share = (QUICK_SEEDS, QUICK_SHARE) if options.quick else (SEEDS, 1)
     with tempfile.TemporaryDirectory(prefix="airworthy-bench-") as scratch:

@@ -29,6 +29,7 @@ SPACES = {
         "width": "128 192 256",
         "layers": "2 3",
         "members": "8 16",
+        "feature_fraction": "linear 0.3 1",
     },
 }
 
