@@ -12,7 +12,6 @@ from feature_repo.errors import TrainingError
 from feature_repo.inputs import Array, input_columns, model_inputs
 from feature_repo.tables import Table, read_table
 from serving.preprocess import Preprocessor
-from tasks.splits import LEARNING_SPLITS
 from tasks.training.ranks import device
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def read_parts(
     Raises:
         TrainingError: a split without labelled rows, or a label without the auxiliary measure.
     """
-    rows = {split: rows_of(table, split) for split in LEARNING_SPLITS}
+    rows = {split: rows_of(table, split) for split in ("training", "validation")}
     for name, found in rows.items():
         if not found.num_rows:
             raise TrainingError(

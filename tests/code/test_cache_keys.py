@@ -14,6 +14,7 @@ PACKAGES = ("feature_repo", "serving", "tasks")
 FREE = {
     "the declaration's digest, an input of each task, holds what it says": (
         "feature_repo.contract",
+        "feature_repo.model",
         "feature_repo.registry",
     ),
     "words, places, names of files, how a task is run": (
