@@ -5,8 +5,8 @@ October (the logistic model and the constant need neither), figures on November 
 and the MLP also learn the delay in minutes, as every flights model of the platform does; LightGBM
 has no such means. TabM, MLP and LightGBM are trained once a seed; a figure is the mean over the
 seeds, and the intervals of paired differences resample days, as those of the evaluation do, and
-seeds. TabM's hyper-parameters are the best of its trials by October's log-loss, LightGBM's the best
-of twice as many (``quality_work/trials.json``, made by ``quality_work.tuning``).
+seeds. TabM's and LightGBM's hyper-parameters are the best of their trials by October's log-loss
+(``quality_work/trials.json``, made by ``quality_work.tuning``).
 LightGBM runs in an environment of its own, made on the first run and kept under
 ``$XDG_CACHE_HOME``. The training set is that of the last flights pipeline of ``$AIRWORTHY_HOME``:
 ``make demo`` first.

@@ -103,7 +103,7 @@ CHOICES = {
 # What fields left out are where the model is not the MLP: docs/adr/0019 says what was tried.
 DEFAULTS: dict[str, dict[str, float]] = {
     "tabm": {
-        "epochs": 8, "batch_size": 1024, "learning_rate": 2e-2, "weight_decay": 0.0, "width": 192,
+        "epochs": 12, "batch_size": 1024, "learning_rate": 2e-2, "weight_decay": 0.0, "width": 192,
         "layers": 2, "dropout": 0.3, "feature_fraction": 0.6,
     }
 }  # fmt: skip

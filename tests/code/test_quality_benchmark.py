@@ -64,9 +64,9 @@ def test_tabm_is_ahead_where_both_intervals_say_so(
 
 
 def test_lightgbm_had_more_trials_and_the_best_is_taken(quality: Any) -> None:
-    """Twice as many as TabM, whose best are the platform's defaults."""
+    """More than TabM, whose best are the platform's defaults."""
     tabm, boosting = (quality.trials(name) for name in (quality.TABM, quality.LIGHTGBM))
-    assert len(boosting) == 2 * len(tabm) > 2
+    assert len(boosting) > len(tabm) > 1
     config = TrainingConfig.from_dict({"model": "tabm"})
     best = quality.best(quality.TABM)
     assert {name: getattr(config, name) for name in best} == best
