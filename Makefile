@@ -31,7 +31,7 @@ serve: .venv/.installed  ## keep the champion of $(USE_CASE) up on $(PORT)
 test: .venv/.installed redis postgres nginx wrk pushgateway java .venv/spark/.installed
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
-DRILLS := tests/drills tests/data/test_spark.py tests/data/test_properties.py tests/code/test_registry.py tests/code/test_segments.py tests/code/test_openapi.py
+DRILLS := tests/drills tests/data/test_spark.py tests/data/test_properties.py tests/data/test_truncation.py tests/code/test_registry.py tests/code/test_segments.py tests/code/test_openapi.py
 
 drills: .venv/.installed redis postgres nginx wrk pushgateway java .venv/spark/.installed  ## long forms: kills, a week's stream, a year on Spark
 	AIRWORTHY_LONG_DRILLS=1 $(BIN)/python -m pytest -q $(DRILLS)

@@ -46,6 +46,7 @@ OF_HOMES = (
     "tests/drills/test_lifecycle.py", "tests/drills/test_revocation.py",
     "tests/drills/test_two_runs.py",
 )  # fmt: skip
+LARGE = (OF_HOMES, ("tests/drills", "tests/data/test_truncation.py", "tests/data/test_spark.py"))
 
 
 class Units(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
@@ -67,8 +68,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The largest unit comes first."""
-    items.sort(key=lambda item: item.path.relative_to(config.rootpath).as_posix() not in OF_HOMES)
+    """The largest units come first, so that no process ends with one alone."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(config.rootpath).as_posix()
+        return next((n for n, files in enumerate(LARGE) if file.startswith(files)), len(LARGE))
+
+    items.sort(key=place)
 
 
 def pytest_configure() -> None:

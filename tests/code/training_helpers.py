@@ -131,12 +131,12 @@ def read(out: Path) -> dict[str, Any]:
 def break_row(row: int) -> None:
     """From here on this process reads it with an input that is not a number."""
 
-    def read_broken(*told: object) -> Parts:
-        parts = read_parts(*told)  # type: ignore[arg-type]  # as fit calls it
+    def read_broken(*told: object, **more: object) -> Parts:
+        parts = read_parts(*told, **more)  # type: ignore[arg-type]  # as fit calls it
         parts.training.numeric[row, 1] = torch.nan
         return parts
 
-    fitting.read_parts = read_broken  # type: ignore[attr-defined,assignment]  # in this process alone
+    fitting.read_parts = read_broken  # type: ignore[attr-defined]  # in this process alone
 
 
 def main(told: str) -> None:
