@@ -110,7 +110,8 @@ def _check_names(where: str, use_case: UseCase) -> None:
     for name in names:
         _check_name(where, "name", name)
         if names.count(name) > 1:
-            raise DeclarationError(f"{where}: the name {name!r} is declared twice; rename one")
+            what = "the auxiliary measure's" if name in use_case.measures else "declared twice"
+            raise DeclarationError(f"{where}: the name {name!r} is {what}; rename one")
         if name in RESERVED:
             raise DeclarationError(
                 f"{where}: the name {name!r} is reserved for a column of the platform; rename it"

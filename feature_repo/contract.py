@@ -275,6 +275,6 @@ class UseCase:
         """
         served = (
             self.name, self.task, self.label, self.requests_sql, self.fields, self.derived,
-            self.features, self.tick, self.lag,
+            self.features, self.tick, self.lag, *self.measures,
         )  # fmt: skip
         return hashlib.sha256(canonical(served).encode()).hexdigest()

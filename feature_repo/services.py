@@ -24,8 +24,12 @@ from feature_repo.contract import (
 from feature_repo.errors import StateError
 from feature_repo.fallback import without_fallback
 from feature_repo.home import Home, write_atomically
+from feature_repo.model import AuxiliaryTargets
 
-KINDS = {kind.__name__: kind for kind in (Entity, EventLog, FeatureSpec, RawTable, RequestField)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (AuxiliaryTargets, Entity, EventLog, FeatureSpec, RawTable, RequestField)
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

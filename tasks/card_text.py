@@ -140,6 +140,9 @@ def _splits(facts: CardFacts) -> str:
 
 def _training(model: dict[str, Any]) -> str:
     rows = [[f"`{key}`", f"`{value}`"] for key, value in sorted(model["config"].items())]
+    if beside := model.get("auxiliary"):
+        above = ", ".join(f"{value:g}" for value in beside["above"])
+        rows.append(["learned beside the label", f"`{beside['column']}` above {above}"])
     return f"Architecture: {model['architecture']}.\n\n{markdown_table(('option', 'value'), rows)}"
 
 

@@ -172,6 +172,7 @@ def _describe(
         "lag_seconds": int(use_case.lag.total_seconds()),
         "architecture": architecture,
         "config": record["config"],
+        "auxiliary": record["auxiliary"],
         "seed": record["config"]["seed"],
         "parity": {"max_difference": difference, "batches": list(BATCHES)},
     }

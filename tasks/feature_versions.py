@@ -135,7 +135,8 @@ def rebuild(
     from feature_repo.engine import build_training_set
 
     def finish(rows: pa.Table) -> pa.Table:
-        return split_by_time(dates, Counter(), rows if until is None else _known(rows, until))
+        known = rows if until is None else _known(rows, until, use_case.measures)
+        return split_by_time(dates, Counter(), known)
 
     check_dates(use_case.name, dates)
     built = version.built
@@ -198,12 +199,15 @@ def _certified(home: Home, use_case: str, version: str) -> dict[str, Any]:
     return found[version]
 
 
-def _known(rows: pa.Table, until: datetime) -> pa.Table:
-    """The rows without the labels that became known after an instant."""
+def _known(rows: pa.Table, until: datetime, measures: tuple[str, ...]) -> pa.Table:
+    """The rows without the labels, and the measures that they were cut from, that became known
+    after an instant."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    at = rows.schema.get_field_index("label")
     known = pc.less_equal(rows["label_available_at"], pa.scalar(until, pa.timestamp("us", "UTC")))
-    label = pc.if_else(known, rows["label"], pa.scalar(None, pa.float64()))
-    return rows.set_column(at, rows.schema.field(at), label)
+    for name in ("label", *measures):
+        at = rows.schema.get_field_index(name)
+        values = pc.if_else(known, rows[name], pa.scalar(None, pa.float64()))
+        rows = rows.set_column(at, rows.schema.field(at), values)
+    return rows

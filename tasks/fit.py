@@ -23,6 +23,7 @@ from tasks.training.run import DTYPES, Epoch, Run, start
 
 if TYPE_CHECKING:
     from feature_repo.contract import UseCase
+    from feature_repo.model import AuxiliaryTargets
     from feature_repo.tables import Table
     from tasks.training.attempts import Attempt
     from tasks.types import TrainingConfig
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
     """A trained network and all that is needed to serve and to repeat it. ``checkpoint``: address
-    of its last one; ``passed_over``: steps whose batch a canary refused; ``phases``: seconds."""
+    of its last one; ``passed_over``: steps whose batch a canary refused; ``phases``: seconds;
+    ``auxiliary``: what was learned beside the label."""
 
     network: nn.Module
     preprocessor: Preprocessor
@@ -44,6 +46,7 @@ class Fitted:
     checkpoint: str = ""
     passed_over: list[int] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
+    auxiliary: AuxiliaryTargets | None = None
 
 
 def fit(
@@ -115,6 +118,7 @@ def fit(
             checkpoint=(checkpoints.last or checkpoints.restored) if checkpoints else "",
             passed_over=run.position.skipped,
             phases=course.watch.phases.seconds,
+            auxiliary=use_case.auxiliary if builder.auxiliary else None,
         )
 
 
@@ -149,6 +153,7 @@ def save(fitted: Fitted, config: TrainingConfig, folder: Path) -> None:
         "training_rows": fitted.training_rows,
         "validation_rows": fitted.validation_rows,
         "passed_over": fitted.passed_over,
+        "auxiliary": asdict(fitted.auxiliary) if fitted.auxiliary else None,
         "curve": [asdict(epoch) for epoch in fitted.curve],
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1, sort_keys=True))

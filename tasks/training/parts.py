@@ -65,7 +65,7 @@ def auxiliary_of(use_case: UseCase, rows: pa.Table) -> Array | None:
     """Auxiliary targets [n, t] of labelled rows, 0 or 1, where the use case has any.
 
     Raises:
-        TrainingError: a label without the measure that it was cut from.
+        TrainingError: a label without its measure, or one that was not cut from it.
     """
     if use_case.auxiliary is None:
         return None
@@ -76,6 +76,13 @@ def auxiliary_of(use_case: UseCase, rows: pa.Table) -> Array | None:
         raise TrainingError(
             f"{use_case.name}: {len(lacking):,} labelled rows have no {column!r}, for example "
             f"{rows['request_id'][lacking[0]]}: requests_sql must yield it where it yields a label"
+        )
+    label = rows["label"].to_numpy() > 0
+    if label.any() and not label.all() and measure[label].min() <= measure[~label].max():
+        raise TrainingError(
+            f"{use_case.name}: the label is no cut through {column!r}: one row with it has "
+            f"{measure[label].min():g}, one without it {measure[~label].max():g}; name the measure "
+            "that is larger wherever the label is true"
         )
     return (measure[:, None] > np.array(use_case.auxiliary.above)).astype(np.float64)
 

@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from feature_repo.inputs import input_columns
 from feature_repo.model import AuxiliaryTargets
 from feature_repo.tables import write_table
 from feature_repo.training_sql import training_set_sql
-from tasks.fit import Fitted, fit
+from tasks.export import _export
+from tasks.feature_versions import _known
+from tasks.fit import Fitted, fit, save
 from tasks.types import TrainingConfig
 
 MEASURED = replace(
@@ -73,6 +76,35 @@ def test_a_label_without_its_measure_is_refused(rows: pa.Table, tmp_path: Path) 
     labels = rows["label"].to_pylist()
     labels[first] = None
     learned(MEASURED, spoilt.set_column(label, "label", pa.array(labels)), tmp_path)
+
+
+def test_a_label_that_was_not_cut_from_the_measure_is_refused(
+    rows: pa.Table, tmp_path: Path
+) -> None:
+    """A turned sign would teach the contrary."""
+    at = rows.schema.get_field_index("minutes")
+    turned = rows.set_column(at, "minutes", pa.array(-rows["minutes"].to_numpy()))
+    with pytest.raises(TrainingError, match=r"the label is no cut through 'minutes'.*is larger"):
+        learned(MEASURED, turned, tmp_path)
+
+
+def test_what_was_learned_beside_the_label_is_recorded(rows: pa.Table, tmp_path: Path) -> None:
+    """In the record of the training and in the model's own file."""
+    fitted = learned(MEASURED, rows, tmp_path / "home", epochs=1)
+    for name in ("trained", "model"):
+        (tmp_path / name).mkdir()
+    save(fitted, replace(CONFIG, epochs=1), tmp_path / "trained")
+    _export(MEASURED, tmp_path / "trained", tmp_path / "model")
+    told = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert told["auxiliary"] == {"column": "minutes", "above": [-10.0, 0.0, 10.0, 20.0]}
+
+
+def test_as_of_an_instant_a_measure_is_as_unknown_as_its_label(rows: pa.Table) -> None:
+    """It is the label in finer form."""
+    known = rows["label_available_at"][500].as_py()
+    told = _known(rows, known, MEASURED.measures)
+    assert told["minutes"].is_valid().equals(told["label"].is_valid())
+    assert 0 < told["minutes"].null_count < told.num_rows
 
 
 def test_no_model_reads_the_measure() -> None:

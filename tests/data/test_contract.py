@@ -156,8 +156,9 @@ KEYS = ("origin", "dest", "carrier", "flight")
         ),
         (
             lambda: replace(FLIGHTS, auxiliary=AuxiliaryTargets(column="dest", above=(1.0,))),
-            ("'dest'", "twice"),
+            ("'dest'", "auxiliary measure's", "rename"),
         ),
+        (with_feature(FIRST, name="arr_delay"), ("'arr_delay'", "auxiliary measure's", "rename")),
         (lambda: replace(FLIGHTS, tick=timedelta(0)), ("'flights'", "tick", "above zero")),
         (lambda: get_use_case("trains"), ("'trains'", "flights, weather", "registry.py")),
     ],

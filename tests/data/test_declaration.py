@@ -26,11 +26,12 @@ def test_the_declaration_follows_what_a_model_reads() -> None:
     others = [
         replace(FLIGHTS, features=FLIGHTS.features[1:]),
         replace(FLIGHTS, lag=timedelta(minutes=6)),
+        replace(FLIGHTS, auxiliary=None),
         replace(FLIGHTS, fields=(*FLIGHTS.fields, RequestField(name="gate", dtype="string"))),
         bare,
         replace(FLIGHTS, derived=(DerivedInput(name="h", function=hour_plus_one),)),
     ]
-    assert len({FLIGHTS.declaration, *(other.declaration for other in others)}) == 6
+    assert len({FLIGHTS.declaration, *(other.declaration for other in others)}) == 7
 
 
 def declared(folder: Path, text: str) -> str:

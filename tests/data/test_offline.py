@@ -24,8 +24,10 @@ from feature_repo.contract import UseCase
 from feature_repo.errors import StateError
 from feature_repo.history import as_of
 from feature_repo.home import Home
-from feature_repo.services import older_services
+from feature_repo.registry import USE_CASES, get_use_case
+from feature_repo.services import older_services, record
 from feature_repo.tables import content_digest, table_files, write_raw
+from feature_repo.training_sql import training_set_sql
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,19 @@ def history(home: Home, year: Year) -> list[offline.Version]:
             made.append(version)
     assert offline.versions(home, case) == made
     return made
+
+
+@pytest.mark.parametrize("name", USE_CASES)
+def test_what_is_recorded_of_a_service_is_read_again(name: str, tmp_path: Path) -> None:
+    """Of every use case: by a program of another declaration, which can still compute it."""
+    home, case = Home(root=tmp_path), get_use_case(name)
+    record(home, case)
+    newer = replace(case, lag=case.lag + timedelta(minutes=1))
+    (older,) = older_services(home, newer)
+    assert older.service == case.service
+    for part in ("features", "fields", "tables", "requests_sql", "tick", "lag", "auxiliary"):
+        assert getattr(older, part) == getattr(case, part)
+    assert training_set_sql(older) == training_set_sql(case)
 
 
 def test_of_old_versions_one_a_day_is_kept(weather_year: Year, tmp_path: Path) -> None:
