@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from feature_repo.errors import DeclarationError
 from feature_repo.fallback import check_fallback
@@ -43,6 +43,8 @@ def check(use_case: UseCase) -> None:
         DeclarationError: names use case, feature, rule and way out.
     """
     where = f"use case {use_case.name!r}"
+    for spec in use_case.features:
+        _check_kinds(f"{where}, feature {spec.name!r}", spec)
     _check_ticks(where, use_case)
     _check_names(where, use_case)
     _check_parts(where, use_case)
@@ -66,6 +68,22 @@ def check(use_case: UseCase) -> None:
                 f"{at}: decimals {spec.decimals} is not 0 to {DIGITS}; its sums have {DIGITS} "
                 "digits, those before the point included"
             )
+
+
+def _check_kinds(at: str, spec: FeatureSpec) -> None:
+    """What a type checker would say, for those who run none."""
+    from feature_repo.contract import Aggregation, Entity, EventLog
+
+    for part, value, kind in (("entity", spec.entity, Entity), ("log", spec.log, EventLog)):
+        if not isinstance(value, kind):
+            raise DeclarationError(
+                f"{at}: {part} {value!r} is unknown; declare an {kind.__name__} and name it"
+            )
+    if spec.aggregation not in get_args(Aggregation):
+        known = ", ".join(get_args(Aggregation))
+        raise DeclarationError(f"{at}: aggregation {spec.aggregation!r} is none of {known}")
+    if not isinstance(spec.window, timedelta | None):
+        raise DeclarationError(f"{at}: window {spec.window!r} is no timedelta; write one, or None")
 
 
 def _check_ticks(where: str, use_case: UseCase) -> None:

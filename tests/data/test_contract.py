@@ -84,6 +84,10 @@ KEYS = ("origin", "dest", "carrier", "flight")
             (f"event log {WINDOWED.log.name!r}", "differ", "rename"),
         ),
         (lambda: replace(FLIGHTS, slices=("altitude",)), ("altitude", "no request field")),
+        (with_feature(FIRST, entity="gate"), ("entity 'gate' is unknown", "declare an Entity")),
+        (with_feature(FIRST, log="landings"), ("log 'landings' is unknown", "an EventLog")),
+        (with_feature(FIRST, aggregation="median"), ("'median'", "count, sum, mean, last")),
+        (with_feature(WINDOWED, window=3), ("window 3", "no timedelta")),
         (with_feature(FIRST, entity=GATE), (FIRST.name, "'gate'", "add it to fields")),
         (with_feature(FIRST, entity=Entity(name="all", keys=())), ("'all'", "has no key")),
         (
