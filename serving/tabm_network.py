@@ -46,7 +46,6 @@ class TabMNetwork(nn.Module):
         auxiliary: int = 0,
     ) -> None:
         super().__init__()
-        self.auxiliary = auxiliary
         self.measured = shape.numeric - shape.indicators
         sizes = [min(16, (cardinality + 1) // 2 + 1) for cardinality in shape.cardinalities]
         self.numbers = PiecewiseLinearEmbeddings(

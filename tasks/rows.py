@@ -36,11 +36,20 @@ class Rows:
         )
 
 
-def labelled_rows(use_case: UseCase, table: pa.Table, split: str) -> Rows:
-    """The labelled rows of one split of a training set."""
+def labelled(table: pa.Table, split: str) -> pa.Table:
+    """One split's labelled rows of a training set, as a training numbers them."""
     import pyarrow.compute as pc
 
-    table = table.filter(pc.and_(pc.equal(table["split"], split), pc.is_valid(table["label"])))
+    return table.filter(pc.and_(pc.equal(table["split"], split), pc.is_valid(table["label"])))
+
+
+def labelled_rows(use_case: UseCase, table: pa.Table, split: str) -> Rows:
+    """The labelled rows of one split of a training set."""
+    return arrays_of(use_case, labelled(table, split))
+
+
+def arrays_of(use_case: UseCase, table: pa.Table) -> Rows:
+    """Labelled rows as arrays."""
     names = ("tick", *(f.name for f in use_case.fields), *(s.name for s in use_case.features))
     return Rows(
         columns={name: _array(table, name) for name in names},

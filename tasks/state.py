@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from flytekit import current_context, task
 
-from feature_repo.checks import check_sql
 from feature_repo.code_version import code_version
 from feature_repo.home import open_home
 from feature_repo.registry import get_use_case
+from feature_repo.sql_checks import check_sql
 from tasks.resources import SMALL, WAITING_THREADS
 from tasks.types import State
 

@@ -12,6 +12,7 @@ from feature_repo.errors import TrainingError
 from feature_repo.inputs import Array, input_columns, model_inputs
 from feature_repo.tables import Table, read_table
 from serving.preprocess import Preprocessor
+from tasks.rows import arrays_of, labelled
 from tasks.training.ranks import device
 
 if TYPE_CHECKING:
@@ -42,23 +43,6 @@ class Parts:
     training: Part
     validation: Part
     scale: tuple[float, float]
-
-
-def rows_of(table: Table, split: str) -> pa.Table:
-    """One split's labelled rows, in the order in which a training numbers them."""
-    import pyarrow.compute as pc
-
-    rows = read_table(table)
-    return rows.filter(pc.and_(pc.equal(rows["split"], split), pc.is_valid(rows["label"])))
-
-
-def columns_of(use_case: UseCase, rows: pa.Table) -> tuple[dict[str, Array], Array]:
-    """Columns (as ``model_inputs`` reads them) and labels [n] of labelled rows."""
-    columns = {}
-    for name in ("tick", *(f.name for f in use_case.fields), *(s.name for s in use_case.features)):
-        values = rows[name].to_numpy(zero_copy_only=False)
-        columns[name] = values.astype("datetime64[s]") if values.dtype.kind == "M" else values
-    return columns, rows["label"].to_numpy().astype(np.float64)
 
 
 def auxiliary_of(use_case: UseCase, rows: pa.Table) -> Array | None:
@@ -94,18 +78,21 @@ def read_parts(
     with the use case's auxiliary targets.
 
     Raises:
-        TrainingError: a split without labelled rows, or a label without the auxiliary measure.
+        TrainingError: a split without labelled rows, an infinite input, or a label without the
+            auxiliary measure.
     """
-    rows = {split: rows_of(table, split) for split in ("training", "validation")}
-    for name, found in rows.items():
-        if not found.num_rows:
+    whole = read_table(table)
+    found = {split: labelled(whole, split) for split in ("training", "validation")}
+    for name, rows in found.items():
+        if not rows.num_rows:
             raise TrainingError(
                 f"{use_case.name}: split {name!r} has no labelled row; widen the split dates"
             )
-    columns, labels = columns_of(use_case, rows["training"])
-    inputs = model_inputs(use_case, columns)
+    early, late = (arrays_of(use_case, rows) for rows in found.values())
+    inputs = model_inputs(use_case, early.columns)
+    _check_finite(use_case, found["training"], inputs)
     preprocessor = Preprocessor.fit(input_columns(use_case), inputs)
-    regression = use_case.task == "regression"
+    labels, regression = early.target, use_case.task == "regression"
     scale = (float(labels.mean()), float(labels.std()) or 1.0) if regression else (0.0, 1.0)
 
     def part(values: dict[str, Array], target: Array, beside: Array | None = None) -> Part:
@@ -118,11 +105,22 @@ def read_parts(
             auxiliary=None if beside is None else torch.from_numpy(beside).to(device(), dtype),
         )
 
-    late_columns, late_labels = columns_of(use_case, rows["validation"])
-    beside = auxiliary_of(use_case, rows["training"]) if auxiliary else None
+    beside = auxiliary_of(use_case, found["training"]) if auxiliary else None
     return Parts(
         preprocessor=preprocessor,
         training=part(inputs, labels, beside),
-        validation=part(model_inputs(use_case, late_columns), late_labels),
+        validation=part(model_inputs(use_case, late.columns), late.target),
         scale=scale,
     )
+
+
+def _check_finite(use_case: UseCase, rows: pa.Table, inputs: dict[str, Array]) -> None:
+    """Quantiles of an infinite value would be no numbers, and all scores with them."""
+    for name in input_columns(use_case).numeric:
+        infinite = np.flatnonzero(np.isinf(inputs[name].astype(np.float64)))
+        if len(infinite):
+            raise TrainingError(
+                f"{use_case.name}: {len(infinite):,} training rows have an infinite {name!r}, for "
+                f"example {rows['request_id'][infinite[0]]}: give it bounds in the declaration, or "
+                "have its SQL yield NULL for what cannot be measured"
+            )

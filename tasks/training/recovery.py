@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from feature_repo.errors import DivergedError
-from feature_repo.tables import Table
+from feature_repo.tables import Table, read_table
+from tasks.rows import labelled
 from tasks.training.canaries import Finding, Tripped
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.loop import Course, batch_of, train
-from tasks.training.parts import rows_of
 from tasks.training.run import Position, Run
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Evidence:
             self.say(f"passed over: {self._told[-1]}{kept}")
 
     def _record(self, trip: Tripped, last_good: int, finding: Finding) -> dict[str, Any]:
-        keys = rows_of(self.table, "training")["request_id"].to_pylist()
+        keys = labelled(read_table(self.table), "training")["request_id"].to_pylist()
         batch = batch_of(trip.step, len(keys), self.config).tolist()
         return {
             "canary": trip.canary,

@@ -15,13 +15,14 @@ from training_helpers import SMALL, Job, same, weights
 
 from feature_repo.errors import TrainingError
 from feature_repo.home import Home
-from feature_repo.tables import Table
+from feature_repo.tables import Table, read_table
 from tasks import fit as fitting
 from tasks.fit import Fitted, fit
+from tasks.rows import labelled
 from tasks.training import canaries
 from tasks.training.attempts import open_attempt
 from tasks.training.loop import Watch, batch_of
-from tasks.training.parts import Parts, read_parts, rows_of
+from tasks.training.parts import Parts, read_parts
 from tasks.training.ranks import Rank
 from tasks.training.run import Position
 from tasks.types import TrainingConfig
@@ -127,7 +128,7 @@ def test_a_bad_batch_is_passed_over_from_the_checkpoint_before_it(
     assert record["canary"] == canary
     assert (record["step"], record["last_good_step"]) == (STEP, 90)
     assert record["first_bad_layer"].endswith(layer)
-    keys = rows_of(table, "training")["request_id"].to_pylist()
+    keys = labelled(read_table(table), "training")["request_id"].to_pylist()
     batch = batch_of(STEP, len(keys), CONFIG).tolist()
     assert record["rows"] == [keys[row] for row in batch]
     assert record["outlier"] == (keys[batch[3]] if poison is absurd else "")
@@ -154,7 +155,7 @@ def test_a_training_that_goes_bad_again_says_all_that_is_known(
     with pytest.raises(TrainingError, match="went bad again after it had gone back") as caught:
         spoilt(table, tmp_path, for_ever, read, mend_after=-1)
     told = str(caught.value)
-    key = rows_of(table, "training")["request_id"][spoils[0]].as_py()
+    key = labelled(read_table(table), "training")["request_id"][spoils[0]].as_py()
     for part in (
         f"loss not finite at step {STEP}", "last good step 90", "first bad layer", key,
         "; then ", "canary-000000", "lower learning_rate, now 0.003",
@@ -168,7 +169,7 @@ def test_an_epoch_s_small_last_batch_is_not_compared_with_whole_ones(
     table: Table, last: int
 ) -> None:
     """The mean of a few rows is noisy; a healthy training comes to its end."""
-    rows = rows_of(table, "training").num_rows
+    rows = labelled(read_table(table), "training").num_rows
     size = next(size for size in range(400, 60, -1) if rows % size == last)
     config = dataclasses.replace(CONFIG, batch_size=size, epochs=20, patience=20)
     said: list[str] = []

@@ -7,11 +7,13 @@ import importlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import rich_click as click
@@ -32,10 +34,10 @@ from serving.predictor import Predictor
 from serving.preprocess import UNKNOWN, Preprocessor
 from tasks.fit import Fitted, fit
 from tasks.record import record_training
+from tasks.rows import labelled_rows
 from tasks.state import open_state
 from tasks.tracking import client
 from tasks.train import train_two_ranks
-from tasks.training.parts import columns_of, rows_of
 from tasks.types import DEFAULTS, State, Step, TrainingConfig
 
 CONFIG = TrainingConfig(**(SHORT | {"epochs": 2, "dropout": 0.0, "batch_size": 512}))  # type: ignore[arg-type]  # one dict of ints and floats
@@ -127,12 +129,26 @@ def test_split_without_rows_is_named(weather: UseCase, table: Table) -> None:
         fit(weather, write_table(home, "training_set", kept), CONFIG, silent)
 
 
+def test_an_infinite_input_is_named(weather: UseCase, table: Table) -> None:
+    """With its column and a row, before the quantiles are no numbers."""
+    rows = read_table(table)
+    name = weather.features[0].name
+    values = rows[name].to_numpy().astype(float)
+    place = rows["split"].to_pylist().index("training")
+    values[place] = float("inf")
+    spoilt = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
+    home = Home(root=Path(table.uri).parent.parent)
+    key = re.escape(rows["request_id"][place].as_py())
+    with pytest.raises(TrainingError, match=f"1 training rows have an infinite '{name}', .*{key}"):
+        fit(weather, write_table(home, "training_set", spoilt), CONFIG, silent)
+
+
 def test_served_graph_answers_batches_of_any_size(
     flown: Flown, weather: UseCase, table: Table
 ) -> None:
     """One row at a time, a few, or many: the same numbers."""
     predictor = Predictor(weather, Path(flown.summary["model"]["path"]))
-    columns, _ = columns_of(weather, rows_of(table, "test"))
+    columns = labelled_rows(weather, read_table(table), "test").columns
     whole = predictor.predict(columns)
     assert len(whole) > 300
     for size in (1, 7, 256):
@@ -146,7 +162,7 @@ def test_preprocessing_survives_its_file(flown: Flown, weather: UseCase, table: 
     text = (Path(flown.summary["model"]["path"]) / "preprocess.json").read_text()
     fitted = Preprocessor.from_json(text)
     assert Preprocessor.from_json(fitted.to_json()) == fitted
-    inputs = model_inputs(weather, columns_of(weather, rows_of(table, "test"))[0])
+    inputs = model_inputs(weather, labelled_rows(weather, read_table(table), "test").columns)
     numeric, categorical = fitted.transform(inputs)
     assert numeric.dtype == np.float32
     assert categorical.dtype == np.int64
@@ -158,7 +174,7 @@ def test_unknown_category_and_missing_value(flown: Flown, weather: UseCase, tabl
     """An airport never seen has code 0; a missing temperature is the typical one."""
     text = (Path(flown.summary["model"]["path"]) / "preprocess.json").read_text()
     fitted = Preprocessor.from_json(text)
-    inputs = model_inputs(weather, columns_of(weather, rows_of(table, "test"))[0])
+    inputs = model_inputs(weather, labelled_rows(weather, read_table(table), "test").columns)
     known = fitted.transform(inputs)[1]
     assert (known > UNKNOWN).all()
     strange = inputs | {

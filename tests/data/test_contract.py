@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from contract_helpers import hour, refused
 
-from feature_repo.checks import check_sql
 from feature_repo.contract import (
     DerivedInput,
     Entity,
@@ -22,6 +21,7 @@ from feature_repo.contract import (
 )
 from feature_repo.model import AuxiliaryTargets
 from feature_repo.registry import USE_CASES, by_name, get_use_case
+from feature_repo.sql_checks import check_sql
 
 FLIGHTS = get_use_case("flights")
 FIRST = FLIGHTS.features[0]

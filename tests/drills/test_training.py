@@ -26,12 +26,12 @@ from toy import TOY, toy_rows, toy_training_set
 from training_helpers import SMALL, Job, finished, flown, process, read, same, weights
 
 from feature_repo.home import Home
-from feature_repo.tables import Table, write_table
+from feature_repo.tables import Table, read_table, write_table
 from tasks.fit import fit
+from tasks.rows import labelled
 from tasks.training.attempts import open_attempt
 from tasks.training.checkpoint_files import checkpoints_in
 from tasks.training.loop import Watch
-from tasks.training.parts import rows_of
 from tasks.training.ranks import Rank
 
 LONG = os.environ.get("AIRWORTHY_LONG_DRILLS") == "1"
@@ -220,7 +220,9 @@ def test_an_input_that_is_not_a_number_ends_both_ranks_where_weights_are_shared_
     """One rank's forward pass shows the layer, the other's does not; gradients belong to both."""
     config = dataclasses.replace(CONFIG, sharding="full")
     job = Job(home=tmp_path / "home", table=table, config=config, every=10, broken=5)
-    told = ended_with(job, tmp_path / "out", str(rows_of(table, "training")["request_id"][5]))
+    told = ended_with(
+        job, tmp_path / "out", str(labelled(read_table(table), "training")["request_id"][5])
+    )
     assert "first bad layer body.0, inputs that are not finite: origin_delay_mean" in told
 
 
