@@ -43,9 +43,11 @@ class ModelBuilder:
 
     ``network(shape, options)`` returns a module whose ``forward(numeric, categorical)`` takes
     float32 [n, shape.numeric] and int64 [n, len(shape.cardinalities)] and returns raw scores [n].
-    ``loss(raw, target)`` returns one loss per row [n]; a regression's target is standardised. While
-    it trains, a network may return more than it answers, which its ``loss`` reads. ``auxiliary``:
-    while it trains, the target is [n, 1 + t], the use case's auxiliary targets beside the label.
+    ``loss(raw, target)`` returns one loss per row [n]; a regression's target is standardised. Of
+    losses that may fall below zero no spike is told, only of the gradient norm. While it trains, a
+    network may return more than it answers, which its ``loss`` reads. ``auxiliary``: while it
+    trains, the target is [n, 1 + t], the use case's auxiliary targets beside the label. A rank's
+    share of a batch may have no row.
     ``export(module, shape, path)`` writes an ONNX graph with inputs ``numeric`` and
     ``categorical``, output ``prediction`` [n] and a dynamic batch; ``None``: the platform's.
     """

@@ -83,7 +83,8 @@ class TabMNetwork(nn.Module):
 
     def _hidden(self, inputs: torch.Tensor) -> torch.Tensor:
         """What the backbone gives [n, members, width], at less cost for a large batch: the first
-        layer scales its weights for each member, not each row's inputs, and so is one product."""
+        layer scales its weights for each member, not each row's inputs, and so is one product. A
+        canary that names the first bad layer names its activation instead."""
         (layer, *rest), *blocks = self.backbone.blocks
         weight = layer.s[:, :, None] * layer.weight * layer.r[:, None]  # [members, width, d]
         flat = nn.functional.linear(inputs, weight.flatten(0, 1), layer.bias.flatten())
@@ -150,7 +151,7 @@ def tabm_builder(loss: Loss, auxiliary: int) -> ModelBuilder:
     def mean_loss(raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if raw.ndim == 1:  # the answer, which is what validation looks at
             return loss(raw, target)
-        losses = loss(raw, target.reshape(len(raw), 1, -1).expand_as(raw)).mean(dim=1)
+        losses = loss(raw, target.reshape(len(raw), 1, raw.shape[-1]).expand_as(raw)).mean(dim=1)
         return label_and_auxiliary(losses if auxiliary else losses.squeeze(1))
 
     return ModelBuilder(name="tabm", network=network, loss=mean_loss, auxiliary=auxiliary > 0)

@@ -40,6 +40,7 @@ CODE = (
     "tasks.calibration",
     "tasks.fallback",
     "tasks.fit",
+    "tasks.rows",
     "tasks.train",
     "tasks.training",
     "serving.network",

@@ -36,12 +36,13 @@ def summary(sweep: Sweep, trials: list[FrozenTrial]) -> str:
     cost = f" (cost {spent.money(sweep.budget):.2f})" if priced else ""
     again = {trial.user_attrs.get(studies.AGAIN_OF) for trial in trials}
     cut = sum(studies.CUT in t.user_attrs and t.number not in again for t in trials)
+    lost = sum(t.state == TrialState.FAIL and studies.CUT not in t.user_attrs for t in trials)
     wait = f"; the budget cut {cut} off, which wait for more" if cut else ""
     found = f"best validation loss {best.value:.5f} of trial {best.number}" if best else "no best"
     return (
         f"{complete + pruned} trials, {pruned} of them pruned: {found}; "
         f"{studies.epochs(trials):,} epochs, {spent.cpu:,.0f} CPU s, {spent.gpu:,.0f} GPU s{cost}; "
-        f"{states.count(TrialState.FAIL) - cut} were lost and begun again or given up{wait}"
+        f"{lost} were lost and begun again or given up{wait}"
     )
 
 

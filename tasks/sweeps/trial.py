@@ -21,12 +21,12 @@ from tasks.sweeps import study as studies
 from tasks.sweeps.declared import Spent, Sweep
 from tasks.sweeps.space import config_of
 from tasks.training.loop import Watch
+from tasks.training.run import Epoch, Position
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import Trial
 
-    from tasks.training.run import Epoch
     from tasks.types import TrainingConfig
 
 
@@ -71,8 +71,7 @@ class Reporter(Watch):
         self.trial.set_user_attr(studies.SPENT, asdict(self.spent))
         self._tell(epoch.epoch, (epoch.training_loss, epoch.validation_loss))
         trials = self.study.get_trials(deepcopy=False)
-        last = epoch.epoch == self.sweep.config.epochs  # it is whole
-        if not last and studies.spent(trials).over(self.sweep.budget):
+        if not self._whole and studies.spent(trials).over(self.sweep.budget):
             raise BudgetSpent("the budget is spent")
 
     @property
@@ -90,6 +89,15 @@ class Reporter(Watch):
         gpu = seconds if torch.cuda.is_available() else 0.0
         return Spent(round(seconds, 3), round(cpu, 3), round(gpu, 3))
 
+    @property
+    def _whole(self) -> bool:
+        """The training is over by its own rule: its epochs, or the patience, are spent."""
+        epochs = [
+            Epoch(epoch=number, training_loss=training, validation_loss=validation)
+            for number, (training, validation) in enumerate(self.curve, start=1)
+        ]
+        return Position(curve=epochs).done(self.sweep.config)
+
     def _tell(self, number: int, losses: tuple[float, float]) -> None:
         # A training that a canary sent back begins with its first epoch again.
         self.curve = [*self.curve[: number - 1], losses]
@@ -97,8 +105,8 @@ class Reporter(Watch):
             return
         self._told = number
         self.trial.report(self.best, number)
-        # A training of all its epochs is complete, whatever the last rung says.
-        if number < self.sweep.config.epochs and self.trial.should_prune():
+        # A training that is over is complete, whatever the last rung says.
+        if not self._whole and self.trial.should_prune():
             raise TrialPruned
 
 

@@ -2,7 +2,8 @@
 
 A loss or gradient norm is refused where it is not finite, or where its logarithm lies further above
 the median of the last good steps than ``SPIKE`` robust deviations (1.4826 times the median absolute
-deviation; Rousseeuw and Croux, 1993) and ``LEAST`` at once.
+deviation; Rousseeuw and Croux, 1993) and ``LEAST`` at once. A loss that falls to zero or below has
+no logarithm: then the gradient norm alone tells.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ class Tripped(Exception):  # noqa: N818 (a signal between loop and fit, not an e
 
 
 def limit_of(name: str, recent: list[float]) -> float:
-    """The greatest value that the last good ones allow; none until there are enough of them."""
-    if len(recent) < WINDOW:
+    """The greatest value that the last good ones allow; any while there are too few of them."""
+    if len(recent) < WINDOW or min(recent) <= 0.0:
         return math.inf
-    logs = np.log(np.maximum(recent, 1e-30))
+    logs = np.log(recent)
     middle = np.median(logs)
     deviation = 1.4826 * np.median(np.abs(logs - middle))
     return float(np.exp(middle + max(SPIKE * deviation, LEAST[name])))
@@ -207,7 +208,7 @@ class Seen(NamedTuple):
 
 
 class Largest(NamedTuple):
-    """The largest loss of some rows, its row, and the sum of all their losses."""
+    """The largest loss of some rows, its row, and the sum of all their losses above zero."""
 
     loss: float
     row: int
@@ -219,7 +220,7 @@ def largest(losses: torch.Tensor, rows: torch.Tensor) -> Largest:
     if not len(rows):
         return Largest(0.0, -1, 0.0)
     place = int(losses.argmax())
-    return Largest(float(losses[place]), int(rows[place]), float(losses.sum()))
+    return Largest(float(losses[place]), int(rows[place]), float(losses.clamp(min=0.0).sum()))
 
 
 def outlier(told: list[Largest]) -> int:

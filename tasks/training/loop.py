@@ -85,7 +85,7 @@ def train(run: Run, course: Course) -> None:
 
     Raises:
         Tripped: a canary's limit was passed.
-        DivergedError: the validation loss is not finite.
+        DivergedError: the validation loss is not finite, or no batch of an epoch was learnt.
         TrainingError: no step was done for too long.
     """
     phases = course.watch.phases
@@ -206,17 +206,23 @@ def _close_epoch(run: Run, course: Course) -> Epoch:
     """Judge the weights on the validation part, and keep them where they are the best."""
     validation = course.parts.validation
     losses = run.loss(scores(run.network, validation), validation.target)
+    number, learnt = len(run.position.curve) + 1, _rows_learnt(run, course)
+    if not learnt:
+        raise DivergedError(
+            f"epoch {number}: each of its batches was passed over; lower batch_size, now "
+            f"{course.config.batch_size:,}, or mend the rows that were set aside"
+        )
     epoch = Epoch(
-        epoch=len(run.position.curve) + 1,
-        training_loss=sum_over_ranks(run.total.clone(), course.rank) / _rows_learnt(run, course),
+        epoch=number,
+        training_loss=sum_over_ranks(run.total.clone(), course.rank) / learnt,
         # Ranks of unlike machines may differ in the last digit, and must stop at the same epoch.
         validation_loss=from_first(float(losses.mean()), course.rank),
     )
     if not math.isfinite(epoch.validation_loss):
         raise DivergedError(
             f"epoch {epoch.epoch}: the validation loss is {epoch.validation_loss}, the training "
-            f"loss {epoch.training_loss:.4f}: look for what is not finite in the validation rows, "
-            f"or lower learning_rate, now {course.config.learning_rate}"
+            f"loss {epoch.training_loss:.4f}; lower learning_rate, now "
+            f"{course.config.learning_rate}"
         )
     run.position.curve.append(epoch)
     run.total.zero_()

@@ -78,26 +78,22 @@ def read_parts(
     with the use case's auxiliary targets.
 
     Raises:
-        TrainingError: a split without labelled rows, an infinite input, or a label without the
-            auxiliary measure.
+        TrainingError: a split without labelled rows, an infinite input, a label that is not
+            finite or lacks the auxiliary measure.
     """
     whole = read_table(table)
     found = {split: labelled(whole, split) for split in ("training", "validation")}
+    arrays = {name: arrays_of(use_case, rows) for name, rows in found.items()}
+    inputs = {name: model_inputs(use_case, rows.columns) for name, rows in arrays.items()}
     for name, rows in found.items():
-        if not rows.num_rows:
-            raise TrainingError(
-                f"{use_case.name}: split {name!r} has no labelled row; widen the split dates"
-            )
-    early, late = (arrays_of(use_case, rows) for rows in found.values())
-    inputs = model_inputs(use_case, early.columns)
-    _check_finite(use_case, found["training"], inputs)
-    preprocessor = Preprocessor.fit(input_columns(use_case), inputs)
-    labels, regression = early.target, use_case.task == "regression"
+        _check_rows(use_case, name, rows, inputs[name])
+    preprocessor = Preprocessor.fit(input_columns(use_case), inputs["training"])
+    labels, regression = arrays["training"].target, use_case.task == "regression"
     scale = (float(labels.mean()), float(labels.std()) or 1.0) if regression else (0.0, 1.0)
 
-    def part(values: dict[str, Array], target: Array, beside: Array | None = None) -> Part:
-        numeric, categorical = preprocessor.transform(values)
-        scaled = (target - scale[0]) / scale[1]
+    def part(name: str, beside: Array | None = None) -> Part:
+        numeric, categorical = preprocessor.transform(inputs[name])
+        scaled = (arrays[name].target - scale[0]) / scale[1]
         return Part(
             numeric=torch.from_numpy(numeric).to(device(), dtype),
             categorical=torch.from_numpy(categorical).to(device()),
@@ -108,19 +104,26 @@ def read_parts(
     beside = auxiliary_of(use_case, found["training"]) if auxiliary else None
     return Parts(
         preprocessor=preprocessor,
-        training=part(inputs, labels, beside),
-        validation=part(model_inputs(use_case, late.columns), late.target),
+        training=part("training", beside),
+        validation=part("validation"),
         scale=scale,
     )
 
 
-def _check_finite(use_case: UseCase, rows: pa.Table, inputs: dict[str, Array]) -> None:
-    """Quantiles of an infinite value would be no numbers, and all scores with them."""
-    for name in input_columns(use_case).numeric:
-        infinite = np.flatnonzero(np.isinf(inputs[name].astype(np.float64)))
-        if len(infinite):
+def _check_rows(use_case: UseCase, split: str, rows: pa.Table, inputs: dict[str, Array]) -> None:
+    """There are some, and none holds a value that would make all scores no numbers. An input may
+    be missing, a label here may not."""
+    if not rows.num_rows:
+        raise TrainingError(
+            f"{use_case.name}: split {split!r} has no labelled row; widen the split dates"
+        )
+    numeric = input_columns(use_case).numeric
+    wrong = {name: np.isinf(inputs[name].astype(np.float64)) for name in numeric}
+    wrong["label"] = ~np.isfinite(rows["label"].to_numpy().astype(np.float64))
+    for name, where in wrong.items():
+        if where.any():
             raise TrainingError(
-                f"{use_case.name}: {len(infinite):,} training rows have an infinite {name!r}, for "
-                f"example {rows['request_id'][infinite[0]]}: give it bounds in the declaration, or "
-                "have its SQL yield NULL for what cannot be measured"
+                f"{use_case.name}: {where.sum():,} rows of split {split!r} have a {name!r} that is "
+                f"not finite, for example {rows['request_id'][int(where.argmax())]}: have the SQL "
+                "yield NULL for what was not measured, or give the column bounds"
             )

@@ -71,13 +71,16 @@ class Evidence:
             f"{len(rows):,} rows ({examples}, …{where}){of}"
         )
         if is_final(position, trip, finding) or final:
+            why = "again after it had gone back"
+            if final:
+                why = "at its only batch: there is no other to go on with"
             raise DivergedError(
-                "the training went bad again after it had gone back: "
-                f"{'; then '.join(self._told)}; look at these rows, or lower "
-                f"learning_rate, now {self.config.learning_rate}"
+                f"the training went bad {why}: {'; then '.join(self._told)}; look at these rows, "
+                f"or lower learning_rate, now {self.config.learning_rate}"
             )
         if self.first:
-            kept = ", whose batches are passed over from here on" if of else ""
+            aside = (finding.outlier, step) in position.aside
+            kept = ", whose batches are passed over from here on" if aside else ""
             self.say(f"passed over: {self._told[-1]}{kept}")
 
     def _record(self, trip: Tripped, last_good: int, finding: Finding) -> dict[str, Any]:

@@ -32,6 +32,19 @@ def test_a_spike_is_met_twice_at_most_and_an_outlier_is_set_aside() -> None:
     assert [is_final(position, spike, row) for _ in range(4)] == [False, False, False, True]
 
 
+def test_losses_below_zero_are_no_spikes() -> None:
+    """A likelihood's may be; then the gradient norm tells, and what lies above zero is a row's."""
+    position = Position()
+    for step in range(200):
+        values = {"loss": 1.0 if step % 9 == 0 else -0.5, "gradient norm": 1.0}
+        check(position, step, values, True)
+    with pytest.raises(Tripped, match="spike of the gradient norm"):
+        check(position, 200, {"loss": -0.5, "gradient norm": 99.0}, True)
+    losses = torch.tensor([-2.0, 0.5, 0.4, -1.0])
+    assert outlier([largest(losses, torch.arange(4))]) == 1
+    assert outlier([largest(losses - 1.0, torch.arange(4))]) == -1
+
+
 def simulated(rows: int, seed: int, diverges: bool = False) -> tuple[list[bool], Position]:
     """Six epochs of batches of 1,024 whose losses are squares of Student's t with 3 degrees of
     freedom: what came of each trip. One that ``diverges`` doubles all losses at each step from the

@@ -88,6 +88,7 @@ def test_a_spent_budget_ends_the_sweep_within_an_epoch(home: Home, small_weather
     check_exact(trials, 3)
     assert (trials[1].state, trials[1].params) == (TrialState.COMPLETE, cut.params)
     assert "cut" not in report.summary(sweep, trials)
+    assert " 0 were lost" in report.summary(sweep, trials)
 
 
 def test_choices_are_not_drawn_twice(home: Home) -> None:

@@ -70,6 +70,18 @@ def test_each_member_has_its_own_loss() -> None:
     torch.testing.assert_close(loss(raw[:, 0], target), each[:, 0])
 
 
+@pytest.mark.parametrize("model", ["mlp", "tabm"])
+@pytest.mark.parametrize("above", [(), (0.0, 30.0)])
+def test_a_rank_s_share_may_have_no_row(model: str, above: tuple[float, ...]) -> None:
+    """An epoch's last batch may have fewer rows than there are ranks."""
+    beside = AuxiliaryTargets(column="minutes", above=above) if above else None
+    builder = builder_of(replace(TOY, auxiliary=beside), model)
+    network = builder.network(SHAPE, OPTIONS).train()
+    losses = builder.loss(network(*batch(0)), torch.zeros(0, 1 + len(above)).squeeze(1))
+    assert losses.shape == (0,)
+    losses.sum().backward()
+
+
 @pytest.mark.parametrize(("fraction", "kept"), [(0.6, 4), (0.01, 1)])
 def test_a_member_sees_its_own_part_of_the_inputs(fraction: float, kept: int) -> None:
     """Of seven numbers as many as are asked for, one at least; before and after training steps."""

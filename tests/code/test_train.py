@@ -129,17 +129,23 @@ def test_split_without_rows_is_named(weather: UseCase, table: Table) -> None:
         fit(weather, write_table(home, "training_set", kept), CONFIG, silent)
 
 
-def test_an_infinite_input_is_named(weather: UseCase, table: Table) -> None:
-    """With its column and a row, before the quantiles are no numbers."""
+@pytest.mark.parametrize("split", ["training", "validation"])
+@pytest.mark.parametrize("what", ["temp_now", "label"])
+def test_an_infinite_value_is_named(weather: UseCase, table: Table, split: str, what: str) -> None:
+    """With its column and a row, before the first epoch."""
     rows = read_table(table)
-    name = weather.features[0].name
-    values = rows[name].to_numpy().astype(float)
-    place = rows["split"].to_pylist().index("training")
+    values = rows[what].to_numpy().astype(float)
+    place = next(
+        i for i, found in enumerate(zip(rows["split"].to_pylist(), rows["label"], strict=True))
+        if found[0] == split and found[1].is_valid
+    )  # fmt: skip
     values[place] = float("inf")
-    spoilt = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
+    at = rows.schema.get_field_index(what)
+    spoilt = rows.set_column(at, what, pa.array(values, from_pandas=True))
     home = Home(root=Path(table.uri).parent.parent)
     key = re.escape(rows["request_id"][place].as_py())
-    with pytest.raises(TrainingError, match=f"1 training rows have an infinite '{name}', .*{key}"):
+    said = f"1 rows of split '{split}' have a '{what}' that is not finite, for example {key}"
+    with pytest.raises(TrainingError, match=said):
         fit(weather, write_table(home, "training_set", spoilt), CONFIG, silent)
 
 

@@ -35,7 +35,8 @@ HERE = Path(__file__)
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What a training is asked for; ``stop_after``: steps, 0 for none; ``broken``: a training row
-    with an input that is not a number in memory, -1 for none."""
+    that is not a number in memory, -1 for none: its label, or an input where ``an_input`` says so.
+    """
 
     home: Path
     table: Table
@@ -44,6 +45,7 @@ class Job:
     resume_from: str = ""
     stop_after: int = 0
     broken: int = -1
+    an_input: bool = False
 
     def made_of(self) -> dict[str, Any]:
         """As ``tasks.train`` says it."""
@@ -103,7 +105,7 @@ def process(job: Job, out: Path, ranks: int = 1) -> subprocess.Popen[str]:
         {
             "home": str(job.home), "table": asdict(job.table), "config": asdict(job.config),
             "every": job.every, "resume_from": job.resume_from, "out": str(out),
-            "broken": job.broken,
+            "broken": job.broken, "an_input": job.an_input,
         }
     )  # fmt: skip
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -128,12 +130,15 @@ def read(out: Path) -> dict[str, Any]:
     return found
 
 
-def break_row(row: int) -> None:
-    """From here on this process reads it with an input that is not a number."""
+def break_row(row: int, *, an_input: bool) -> None:
+    """From here on this process reads it with a label, or an input, that is not a number."""
 
     def read_broken(*told: object, **more: object) -> Parts:
         parts = read_parts(*told, **more)  # type: ignore[arg-type]  # as fit calls it
-        parts.training.numeric[row, 1] = torch.nan
+        if an_input:
+            parts.training.numeric[row, 1] = torch.nan
+        else:
+            parts.training.target[row] = torch.nan
         return parts
 
     fitting.read_parts = read_broken  # type: ignore[attr-defined]  # in this process alone
@@ -147,7 +152,7 @@ def main(told: str) -> None:
         config=TrainingConfig(**raw["config"]), resume_from=raw["resume_from"],
     )  # fmt: skip
     if raw["broken"] >= 0:
-        break_row(raw["broken"])
+        break_row(raw["broken"], an_input=raw["an_input"])
     with process_group() as rank:
         said: list[str] = []
         try:

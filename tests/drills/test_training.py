@@ -16,17 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-import pyarrow as pa
 import pytest
 import s3fs
 from s3_server import BUCKET, s3_server
-from toy import TOY, toy_rows, toy_training_set
+from toy import TOY, toy_training_set
 from training_helpers import SMALL, Job, finished, flown, process, read, same, weights
 
 from feature_repo.home import Home
-from feature_repo.tables import Table, read_table, write_table
+from feature_repo.tables import Table, read_table
 from tasks.fit import fit
 from tasks.rows import labelled
 from tasks.training.attempts import open_attempt
@@ -200,18 +198,11 @@ def test_a_full_disk_costs_checkpoints_and_not_the_training(
 
 
 def test_a_label_that_is_not_a_number_ends_both_ranks_with_all_that_is_known(
-    tmp_path: Path,
+    table: Table, tmp_path: Path
 ) -> None:
     """The rank that has the row and the one that has not: neither waits for the other for ever."""
-    rows = toy_rows()
-    labels = rows["label"].to_numpy().copy()
-    (bad, *_) = np.flatnonzero(rows["split"].to_numpy(zero_copy_only=False) == "training")
-    labels[bad] = np.nan
-    index = rows.column_names.index("label")
-    spoilt = rows.set_column(index, "label", pa.array(labels, from_pandas=False))
-    table = write_table(Home(root=tmp_path / "rows"), "training_set", spoilt)
-    job = Job(home=tmp_path / "home", table=table, config=CONFIG, every=10)
-    ended_with(job, tmp_path / "out", rows["request_id"][int(bad)].as_py())
+    job = Job(home=tmp_path / "home", table=table, config=CONFIG, every=10, broken=5)
+    ended_with(job, tmp_path / "out", key_of(table, 5))
 
 
 def test_an_input_that_is_not_a_number_ends_both_ranks_where_weights_are_shared_out(
@@ -219,11 +210,14 @@ def test_an_input_that_is_not_a_number_ends_both_ranks_where_weights_are_shared_
 ) -> None:
     """One rank's forward pass shows the layer, the other's does not; gradients belong to both."""
     config = dataclasses.replace(CONFIG, sharding="full")
-    job = Job(home=tmp_path / "home", table=table, config=config, every=10, broken=5)
-    told = ended_with(
-        job, tmp_path / "out", str(labelled(read_table(table), "training")["request_id"][5])
-    )
+    job = Job(home=tmp_path / "home", table=table, config=config, every=10, broken=5, an_input=True)
+    told = ended_with(job, tmp_path / "out", key_of(table, 5))
     assert "first bad layer body.0, inputs that are not finite: origin_delay_mean" in told
+
+
+def key_of(table: Table, row: int) -> str:
+    """Of a row of the training part."""
+    return str(labelled(read_table(table), "training")["request_id"][row])
 
 
 def ended_with(job: Job, out: Path, key: str) -> str:
