@@ -14,11 +14,12 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from pipeline import SHORT, Place, Twins, check_sound, kill_group, told
 from sweep_helpers import (
     check_exact,
     kill_worker_of,
+    silent,
     small,
     start,
     sweep_over,
@@ -27,11 +28,14 @@ from sweep_helpers import (
 )
 
 from feature_repo.home import Home
+from feature_repo.registry import get_use_case
 from feature_repo.tables import Table
 from serving.artifact import MODEL_JSON
+from tasks.fit import fit
 from tasks.sweeps import declared, report
 from tasks.sweeps import study as studies
 from tasks.sweeps.declared import Budget, Sweep
+from tasks.sweeps.space import config_of
 from tasks.sweeps.storage import GRACE_SECONDS
 from tasks.sweeps.study import AGAIN_OF, FINISHED
 from tasks.sweeps.worker import work
@@ -121,7 +125,7 @@ if LONG:
         shares, worse = [], []
         for seed in (1, 2):
             config = TrainingConfig(epochs=12, batch_size=512, patience=12, seed=seed)
-            spent, best = {}, {}
+            spent, value = {}, {}
             for prune in (True, False):
                 sweep = Sweep(
                     f"{seed}-{prune}", "flights", table, config, SPACES["mlp"], f"{prune}", 40,
@@ -130,15 +134,26 @@ if LONG:
                 work(Home(root=tmp_path), sweep, lambda message: None)
                 trials = trials_of(Home(root=tmp_path), sweep)
                 check_exact(trials, 40)
-                print(report.summary(sweep, trials))
-                found = studies.best(trials)
-                assert found is not None
-                assert found.value is not None
-                spent[prune], best[prune] = studies.epochs(trials), found.value
+                spent[prune], value[prune] = studies.epochs(trials), trained_again(sweep, trials)
+                print(report.summary(sweep, trials), f"; again {value[prune]:.5f}", sep="")
             shares.append(spent[True] / spent[False])
-            worse.append(best[True] - best[False])
+            worse.append(value[True] - value[False])
         print(
             f"share of epochs {statistics.mean(shares):.3f}, worse by {statistics.mean(worse):.5f}"
         )
         assert statistics.mean(shares) <= 0.5
         assert statistics.mean(worse) <= 0.0013
+
+
+def trained_again(sweep: Sweep, trials: list[FrozenTrial]) -> float:
+    """The best config's mean validation loss with three other seeds: the least of many values is a
+    lucky one, the luckier the more trials were whole."""
+    best = studies.best(trials)
+    assert best is not None
+    config = config_of(sweep.config, best.params)
+    use_case = get_use_case(sweep.use_case)
+    fits = [
+        fit(use_case, sweep.training_set, replace(config, seed=seed), silent)
+        for seed in (11, 12, 13)
+    ]
+    return statistics.mean(min(epoch.validation_loss for epoch in f.curve) for f in fits)

@@ -106,6 +106,7 @@ def local(home: Path) -> Callable[[], list[str]]:
     return lambda: [str(path) for path in home.glob("checkpoints/toy/*/*/step-*/manifest.json")]
 
 
+@pytest.mark.timeout(1800)
 def test_killed_at_random_moments_while_it_writes_checkpoints(
     table: Table, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
