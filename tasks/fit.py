@@ -14,6 +14,7 @@ from torch import nn
 from serving.network import builder_of
 from serving.preprocess import Preprocessor
 from tasks.calibration import calibrate
+from tasks.steps import NO_COST, Cost
 from tasks.training.canaries import Canary
 from tasks.training.loop import Course, Watch, scores
 from tasks.training.parts import Part, read_parts
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 class Fitted:
     """A trained network and all that is needed to serve and to repeat it. ``checkpoint``: address
     of its last one; ``passed_over``: steps whose batch a canary refused; ``phases``: seconds;
-    ``auxiliary``: what was learned beside the label."""
+    ``auxiliary``: what was learned beside the label; ``began``: the step at which this process took
+    over, and ``before`` what those before it took."""
 
     network: nn.Module
     preprocessor: Preprocessor
@@ -47,6 +49,8 @@ class Fitted:
     passed_over: list[int] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
     auxiliary: AuxiliaryTargets | None = None
+    began: int = 0
+    before: Cost = NO_COST
 
 
 def fit(
@@ -119,6 +123,8 @@ def fit(
             passed_over=run.position.skipped,
             phases=course.watch.phases.seconds,
             auxiliary=use_case.auxiliary if builder.auxiliary else None,
+            began=course.watch.began,
+            before=checkpoints.before if checkpoints else NO_COST,
         )
 
 

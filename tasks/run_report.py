@@ -204,17 +204,22 @@ def colours(count: int) -> list[Any]:
 def _curves(figure: Figure, runs: Sequence[Run]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes: Axes = figure.add_subplot()
     training, validation = LOSSES
-    for run, colour in zip(runs, colours(len(runs)), strict=True):
-        for name, style in ((training, ":"), (validation, "o-")):
+    titles = {
+        validation: "validation loss",
+        training: "training loss, with dropout and auxiliary targets",
+    }
+    for place, (name, title) in enumerate(titles.items(), start=1):
+        axes: Axes = figure.add_subplot(1, 2, place)
+        for run, colour in zip(runs, colours(len(runs)), strict=True):
             values = run.curve[name]
-            label = run.known.name if name == validation else None
-            axes.plot(range(1, len(values) + 1), values, style, ms=3, color=colour, label=label)
-    axes.set(xlabel="epoch", ylabel="loss")
-    axes.set_title("validation solid, training dotted", fontsize=9, loc="left")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
+            epochs = range(1, len(values) + 1)
+            axes.plot(epochs, values, "o-", ms=3, color=colour, label=run.known.name)
+        axes.set_xlabel("epoch")
+        axes.set_title(title, fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -233,7 +238,7 @@ def _differences(figure: Figure, task: str, runs: Sequence[Run], pairs: Sequence
         axes.set_yticks(range(len(pairs)), [r.known.name for r in runs[1:]] if place == 1 else [])
         axes.set_ylim(len(pairs) - 0.5, -0.5)
         better = "higher" if metric in HIGHER else "lower"
-        title = f"{metric} less that of {runs[0].known.name}; {better} is better"
+        title = f"{metric} minus that of {runs[0].known.name}; {better} is better"
         axes.set_title(title, fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
 

@@ -21,6 +21,16 @@ class Cost:
     cpu_seconds: float
     gpu_seconds: float
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            seconds=self.seconds + other.seconds,
+            cpu_seconds=self.cpu_seconds + other.cpu_seconds,
+            gpu_seconds=self.gpu_seconds + other.gpu_seconds,
+        )
+
+
+NO_COST = Cost(seconds=0.0, cpu_seconds=0.0, gpu_seconds=0.0)
+
 
 def cpu_seconds() -> float:
     """CPU seconds of this process and of its children that have ended, user and system."""

@@ -48,15 +48,16 @@ def check_sweep(
     distributions = read_space(space, config)
     chosen_of(config, distributions)
     configurations = count(distributions)
-    if trials < 1 or workers < 1:
-        raise TrainingError(f"a sweep needs a trial and a worker, got {trials} and {workers}")
+    for name, number in (("trials", trials), ("workers", workers)):
+        if number < 1:
+            raise TrainingError(f"{name} is {number}, but must be at least 1; mend it")
     if configurations < trials:
         raise TrainingError(
             f"the search space holds {configurations} configurations, which is less than {trials} "
             "trials; widen it, or ask for fewer trials"
         )
     if where not in (HERE, PODS):
-        raise TrainingError(f"where is {where!r}, but workers are {HERE!r} or {PODS!r}")
+        raise TrainingError(f"where is {where!r}, but must be {HERE} or {PODS}, which workers are")
     return space
 
 

@@ -152,7 +152,8 @@ def _fit(
 ) -> tuple[Fitted, Fitted | None, Seen]:
     """Model, fallback and what was seen of them; rank 0 looks on."""
     from tasks.fallback import fit_all
-    from tasks.watch.seen import Meter, Seen
+    from tasks.training.meter import Meter
+    from tasks.watch.seen import Seen
     from tasks.watch.watcher import watching
 
     declared, meter = get_use_case(use_case), Meter()
@@ -163,8 +164,11 @@ def _fit(
     else:
         fitted, points = fit_all(declared, training_set, config, say, attempt), []
     model, fallback = fitted
-    cost = meter.read(rank)
-    return model, fallback, Seen(curve=model.curve, points=points, phases=model.phases, cost=cost)
+    cost = meter.read(rank) + model.before
+    if fallback is not None:
+        cost += fallback.before
+    seen = Seen(curve=model.curve, points=points, phases=model.phases, cost=cost, began=model.began)
+    return model, fallback, seen
 
 
 def told_before() -> str:

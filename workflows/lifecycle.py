@@ -11,6 +11,7 @@ from tasks.conclude import conclude
 from tasks.evaluate import evaluate
 from tasks.export import export_model
 from tasks.gate import judge
+from tasks.launch import check_launch
 from tasks.materialise import materialise_online
 from tasks.model_card import write_card
 from tasks.promotion import promote_released
@@ -87,6 +88,7 @@ def lifecycle(
         resume_from: a checkpoint, or a run's folder of them, with which training begins.
         checkpoint_steps: steps between two checkpoints within an epoch; 0: at its end only.
     """
+    launch = check_launch(launcher=launcher, promotion=promotion, checkpoint_steps=checkpoint_steps)
     checked = check_split(
         use_case=use_case,
         declaration=declaration,
@@ -104,6 +106,7 @@ def lifecycle(
         quarantine=quarantine,
         rows_read=rows_read,
     )
+    launch >> features.step
     checked >> features.step
     training = build_training_set(
         state=state,

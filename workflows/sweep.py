@@ -5,6 +5,7 @@ from datetime import datetime
 from flytekit import conditional, workflow
 
 from feature_repo.tables import Table
+from tasks.launch import check_launch
 from tasks.sweep import Swept, check_sweep, conclude_sweep, plan_sweep, search_here, search_on_pods
 from tasks.sweeps.declared import Budget
 from tasks.training_set import build_features, build_training_set, check_split
@@ -33,6 +34,8 @@ def search(
     workers: int,
     budget: Budget,
     where: str,
+    launcher: str,
+    promotion: str,
 ) -> Swept:
     """Features and training set as ``lifecycle`` makes them, then trials on it: the config with
     the lowest validation loss. The test part is not looked at.
@@ -55,7 +58,10 @@ def search(
         workers: how many train at once.
         budget: beside the number of trials.
         where: processes, or pods.
+        launcher: of the winner's training, which comes after: checked before it is too late.
+        promotion: of its model; checked as well.
     """
+    launch = check_launch(launcher=launcher, promotion=promotion, checkpoint_steps=0)
     checked = check_sweep(
         config=config,
         space=space,
@@ -82,6 +88,7 @@ def search(
         quarantine=quarantine,
         rows_read=rows_read,
     )
+    launch >> features.step
     checked >> features.step
     split >> features.step
     training = build_training_set(

@@ -141,6 +141,8 @@ def sweep(
         workers=workers,
         budget=budget,
         where=where,
+        launcher=launcher,
+        promotion=promotion,
     )
     return lifecycle(
         state=opened.state,

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 TITLES = {
     "history": "Validation loss of each trial, and the best so far",
-    "importance": "Share of each hyper-parameter in what the loss varies (PED-ANOVA)",
+    "importance": "Share of each hyper-parameter in what the complete trials' loss varies "
+    "(PED-ANOVA)",
     "parallel": "Each line is a complete trial; the darker, the lower its validation loss",
 }
-SHOWN = 15  # trials in the table; the study and MLflow have all of them
+SHOWN = 40  # trials in the table; the study and MLflow have all of them
 
 
 def summary(sweep: Sweep, trials: list[FrozenTrial]) -> str:
@@ -36,56 +37,77 @@ def summary(sweep: Sweep, trials: list[FrozenTrial]) -> str:
     cost = f" (cost {spent.money(sweep.budget):.2f})" if priced else ""
     again = {trial.user_attrs.get(studies.AGAIN_OF) for trial in trials}
     cut = sum(studies.CUT in t.user_attrs and t.number not in again for t in trials)
-    lost = sum(t.state == TrialState.FAIL and studies.CUT not in t.user_attrs for t in trials)
+    lost = [t for t in trials if t.state == TrialState.FAIL and studies.CUT not in t.user_attrs]
+    begun = sum(trial.number in again for trial in lost)
     wait = f"; the budget cut {cut} off, which wait for more" if cut else ""
+    if complete + pruned < sweep.trials and spent.over(sweep.budget):
+        wait += f"; the budget is spent, {sweep.trials} trials were asked for"
     found = f"best validation loss {best.value:.5f} of trial {best.number}" if best else "no best"
     return (
         f"{complete + pruned} trials, {pruned} of them pruned: {found}; "
-        f"{studies.epochs(trials):,} epochs, {spent.cpu:,.0f} CPU s, {spent.gpu:,.0f} GPU s{cost}; "
-        f"{lost} were lost and begun again or given up{wait}"
+        f"{studies.epochs(trials):,} epochs, {spent.seconds:,.0f} s of training, "
+        f"{spent.cpu:,.0f} CPU s, {spent.gpu:,.0f} GPU s{cost}; {len(lost)} were lost or failed, "
+        f"{begun} of them begun again{wait}"
     )
 
 
 def content(sweep: Sweep, study: Study) -> str:
     """The report as HTML."""
     trials = study.get_trials(deepcopy=False)
-    importance = importances(study)
+    importance, unjudged = importances(study)
+    titles = dict(TITLES)
+    if unjudged:
+        titles["importance"] += f"; not judged, as they all had one value: {', '.join(unjudged)}"
     pictures = {
         "history": _picture(_history, trials),
         "importance": _picture(_importance, importance) if importance else b"",
         "parallel": _parallel(sweep, trials),
     }
-    shown = "".join(inline_png(p, TITLES[name]) for name, p in pictures.items() if p)
+    shown = "".join(
+        f"<h2>{escape(titles[name])}</h2>{inline_png(picture, escape(titles[name]))}"
+        for name, picture in pictures.items()
+        if picture
+    )
     return (
         f"<h1>Sweep {escape(sweep.name)} of {escape(sweep.use_case)}</h1>"
-        f"<p>{escape(summary(sweep, trials))}.</p>{shown}<h2>The best trials</h2>"
+        f"<p>{escape(summary(sweep, trials))}.</p>{shown}<h2>Trials: the complete ones, "
+        "the best first, then the pruned ones</h2>"
         f"{from_markdown(_table(sweep, trials))}"
     )
 
 
-def importances(study: Study) -> dict[str, float]:
-    """Share of each field in the loss's variance; empty where too few trials are complete."""
+def importances(study: Study) -> tuple[dict[str, float], list[str]]:
+    """Share of each field in the loss's variance, and the fields of which all complete trials had
+    one value, so that nothing is known; empty where too few trials are complete."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len({trial.value for trial in complete}) < 3:
-        return {}
+        return {}, []
+    names = sorted(complete[0].params)
+    varied = [name for name in names if len({trial.params[name] for trial in complete}) > 1]
+    if not varied:
+        return {}, names
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        evaluator = PedAnovaImportanceEvaluator()
+        shares = get_param_importances(study, evaluator=evaluator, params=varied)
+    return shares, [name for name in names if name not in varied]
 
 
 def _table(sweep: Sweep, trials: list[FrozenTrial]) -> str:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    ranked = sorted(complete, key=lambda trial: (trial.value, trial.number))[:SHOWN]
+    ranked = sorted(complete, key=lambda trial: (trial.value, trial.number))
+    ranked += [trial for trial in trials if trial.state == TrialState.PRUNED]
     names = sorted(sweep.space)
     rows = [
-        [t.number, f"{t.value:.5f}", len(t.user_attrs.get(studies.CURVE, [])),
+        [t.number, t.state.name.lower(), "–" if t.value is None else f"{t.value:.5f}",
+         len(t.user_attrs.get(studies.CURVE, [])),
          f"{t.user_attrs.get(studies.SPENT, {}).get('cpu', 0):,.1f}",
          *(said(t.params[name]) for name in names)]
-        for t in ranked
+        for t in ranked[:SHOWN]
     ]  # fmt: skip
-    return markdown_table(["trial", "validation loss", "epochs", "CPU s", *names], rows)
+    return markdown_table(["trial", "", "validation loss", "epochs", "CPU s", *names], rows)
 
 
 def said(value: Any) -> str:
@@ -112,7 +134,8 @@ def _history(axes: Axes, trials: list[FrozenTrial]) -> None:
     so_far = [min(values[: n + 1]) for n in range(len(values))]
     axes.step([n for n, _ in complete], so_far, where="post", color=BLUE, lw=1)
     if values:  # a trial that was pruned as it diverged must not flatten the others
-        low, spread = min(values), (max(values) - min(values)) or abs(min(values)) or 1.0
+        low = min(values)
+        spread = (max(values) - low) or abs(low) / 20 or 1.0
         axes.set_ylim(low - 0.1 * spread, low + 1.5 * spread)
     axes.set(xlabel="trial", ylabel="validation loss")
     axes.legend(frameon=False, fontsize=8)

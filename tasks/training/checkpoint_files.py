@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Manifest:
 
     ``files``: SHA-256 by name; ``made_of``: what the training was made of, by which a resumption is
     judged; ``position``: where it stood; ``world`` and ``device``: the ranks that wrote it, and on
-    what (cpu, cuda).
+    what (cpu, cuda); ``taken``: seconds, CPU seconds and GPU seconds up to it, of all ranks.
     """
 
     step: int
@@ -38,6 +38,7 @@ class Manifest:
     made_of: dict[str, Any]
     position: dict[str, Any]
     files: dict[str, str]
+    taken: dict[str, float] = field(default_factory=dict)
 
 
 def sealed(manifest: Manifest) -> bytes:

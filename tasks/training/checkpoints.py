@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from feature_repo.errors import CheckpointError
 from feature_repo.home import file_digest, sync, write_atomically
+from tasks.steps import NO_COST, Cost
 from tasks.training.checkpoint_files import (
     MANIFEST,
     PREFIX,
@@ -33,6 +34,7 @@ from tasks.training.checkpoint_files import (
     sealed,
     upload,
 )
+from tasks.training.meter import Meter
 from tasks.training.ranks import Rank, device, from_first
 from tasks.training.run import Position, Run, state_of, take_own
 from tasks.training.staging import Staging
@@ -72,6 +74,8 @@ class Checkpoints:
         self._local = "file" in self._fs.protocol
         self.last = ""  # address of the newest finished one, and of the one begun with
         self.restored = ""
+        self._meter = Meter()
+        self._before: Cost | None = None
         self._saved = -1  # the step of the newest one, finished or not: the same on all ranks
 
     def due(self, step: int) -> bool:
@@ -96,6 +100,7 @@ class Checkpoints:
             made_of=self._made_of,
             position=asdict(run.position),
             files={},
+            taken=asdict(self.before + self._meter.read(self._rank)),
         )
         self._pending = self._pool.submit(self._seal, state, folder, manifest)
 
@@ -198,12 +203,21 @@ class Checkpoints:
         uri, fault = from_first(found, self._rank)
         if fault:
             raise CheckpointError(fault)
+        own, taken = uri.startswith(f"{self.uri}/"), {}
         if uri:
             folder, manifest = fetch(uri, self._reading)
             self._load(run, folder, manifest)
-        self.last, self.restored = (uri if uri.startswith(f"{self.uri}/") else ""), uri
+            taken = manifest.taken if own else {}
+        if self._before is None:  # this process has not been at it
+            self._before = Cost(**taken) if taken else NO_COST
+        self.last, self.restored = (uri if own else ""), uri
         self._saved = run.position.step if self.last else -1
         return uri
+
+    @property
+    def before(self) -> Cost:
+        """What earlier processes took at this run, up to where this one took over."""
+        return self._before or NO_COST
 
     def _choose(self) -> str:
         """The last good one of this run's, else what ``resume_from`` names."""

@@ -41,15 +41,17 @@ class Phases:
 
 
 class Watch:
-    """Who looks on: keeps the time, and says each epoch's losses."""
+    """Who looks on: keeps the time, and says each epoch's losses. ``began``: the step at which this
+    process took over."""
 
     def __init__(self, say: Callable[[str], None], config: TrainingConfig) -> None:
         self.phases = Phases()
+        self.began = -1
         self._say, self._epochs = say, config.epochs
 
     def begin(self, position: Position, steps: int) -> None:
         """The training begins or goes on at ``position``, which moves with it; it takes ``steps``
-        at the most, those before included."""
+        at the most, those before included. Called again where it went back."""
 
     def step(self, step: int, rows: int) -> None:
         """A global batch of ``rows`` is done, the ``step``-th of the training."""
@@ -89,6 +91,8 @@ def train(run: Run, course: Course) -> None:
         TrainingError: no step was done for too long.
     """
     phases = course.watch.phases
+    if course.watch.began < 0:
+        course.watch.began = run.position.step
     course.watch.begin(run.position, course.config.epochs * course.steps_per_epoch)
     with course.canary.alarm():
         while not run.position.done(course.config):

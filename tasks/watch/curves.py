@@ -20,9 +20,15 @@ def page(seen: Seen) -> str:
     rows = max((point.rows_per_second for point in seen.points), default=0.0)
     told = (
         f"{len(seen.curve)} epochs; {seen.cost.seconds:,.1f} s, {seen.cost.cpu_seconds:,.1f} CPU "
-        f"seconds and {seen.cost.gpu_seconds:,.1f} GPU seconds, of all ranks together; "
-        f"{rows:,.0f} rows a second at the most"
+        f"seconds and {seen.cost.gpu_seconds:,.1f} GPU seconds, of all ranks together"
     )
+    if seen.points:
+        told += f"; {rows:,.0f} rows a second at the most"
+    if seen.began:
+        told += (
+            f". It went on from step {seen.began:,}: what is drawn by step, and the phases, are of "
+            "what came after; the seconds are those before its checkpoint too"
+        )
     return f"<p>{told}</p>" + inline_png(draw(seen), "Curves of the training")
 
 
@@ -31,8 +37,13 @@ def draw(seen: Seen) -> bytes:
     figure = new_figure(10.0, 7.0)
     losses, norms, speed, shares = figure.subplots(2, 2).flat
     _losses(losses, seen.curve)
-    _steps(norms, seen.points)
-    _speed(speed, seen.points)
+    if seen.points:
+        _steps(norms, seen.points)
+        _speed(speed, seen.points)
+    else:
+        for axes in (norms, speed):
+            axes.set_title("no step was done here")
+            axes.set_axis_off()
     _shares(shares, seen.phases)
     for axes in figure.axes:
         axes.spines["top"].set_visible(False)
@@ -42,15 +53,20 @@ def draw(seen: Seen) -> bytes:
 
 
 def _losses(axes: Axes, curve: Sequence[Epoch]) -> None:
+    """Each on its own scale: the training loss has dropout, and auxiliary targets where there are
+    any."""
     from matplotlib.ticker import MaxNLocator
 
     epochs = [epoch.epoch for epoch in curve]
-    for part, style in (("training", ":"), ("validation", "o-")):
+    right, lines = axes.twinx(), []
+    for at, part, colour in ((axes, "validation", BLUE), (right, "training", GREY)):
         losses = [getattr(epoch, f"{part}_loss") for epoch in curve]
-        axes.plot(epochs, losses, style, ms=3, color=BLUE, label=part)
+        label = part if at is axes else f"{part} (right)"
+        lines += at.plot(epochs, losses, "o-", ms=3, color=colour, label=label)
+    right.tick_params(labelsize=8)
     axes.set(xlabel="epoch", title="loss by epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(handles=lines, frameon=False, fontsize=8)
 
 
 def _steps(axes: Axes, points: Sequence[Point]) -> None:

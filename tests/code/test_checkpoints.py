@@ -16,6 +16,7 @@ from feature_repo.errors import CheckpointError, TrainingError
 from feature_repo.home import Home
 from feature_repo.tables import Table
 from tasks.fit import Fitted
+from tasks.steps import NO_COST
 from tasks.training.checkpoint_files import checkpoints_in, compare
 
 STEPS = 12  # of an epoch: 3,000 rows in batches of 256
@@ -48,6 +49,20 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(
     assert again.curve == undisturbed.curve
     assert (again.slope, again.intercept) == (undisturbed.slope, undisturbed.intercept)
     assert any("goes on from step" in line for line in said)
+
+
+def test_what_was_taken_before_a_kill_counts(table: Table, tmp_path: Path) -> None:
+    """Up to the checkpoint that was gone on from; not that of another run, which has its own."""
+    job = Job(home=tmp_path, table=table, every=5)
+    with pytest.raises(StoppedError):
+        flown(dataclasses.replace(job, stop_after=16))
+    went_on = flown(job)
+    assert went_on.began == 15
+    first = went_on.before
+    assert 0 < first.cpu_seconds < 60
+    assert first.seconds > 0
+    again = dataclasses.replace(job, home=tmp_path / "other", resume_from=went_on.checkpoint)
+    assert (flown(again).before, flown(again).began > 15) == (NO_COST, True)
 
 
 def test_a_finished_training_is_not_gone_on_from_unasked(

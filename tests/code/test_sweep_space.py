@@ -107,9 +107,9 @@ def test_a_space_with_too_few_configurations_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"trials": 0}, "needs a trial and a worker"),
-        ({"workers": 0}, "needs a trial and a worker"),
-        ({"where": "cloud"}, "workers are 'processes' or 'pods'"),
+        ({"trials": 0}, "trials is 0, but must be at least 1"),
+        ({"workers": 0}, "workers is 0, but must be at least 1"),
+        ({"where": "cloud"}, "where is 'cloud', but must be processes or pods"),
     ],
 )
 def test_impossible_numbers_are_refused(changed: dict[str, object], said: str) -> None:

@@ -83,11 +83,12 @@ def test_a_spent_budget_ends_the_sweep_within_an_epoch(home: Home, small_weather
     (cut,) = trials_of(home, sweep)
     told = report.summary(replace(sweep, budget=replace(budget, cpu_second=0.0)), [cut])
     assert re.search(r"cost 0.00.* 0 were lost .*the budget cut 1 off", told)
+    assert "the budget is spent, 3 trials were asked for" in report.summary(sweep, [cut])
     assert work(home, replace(sweep, budget=Budget()), silent) == 3
     trials = trials_of(home, sweep)
     check_exact(trials, 3)
     assert (trials[1].state, trials[1].params) == (TrialState.COMPLETE, cut.params)
-    assert "cut" not in report.summary(sweep, trials)
+    assert "budget" not in report.summary(sweep, trials)
     assert " 0 were lost" in report.summary(sweep, trials)
 
 
