@@ -1,4 +1,4 @@
-"""What a run is asked for beside data and hyper-parameters, checked before anything is computed."""
+"""How a training is launched and its model promoted, checked before features are computed."""
 
 from datetime import timedelta
 

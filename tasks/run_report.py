@@ -207,7 +207,7 @@ def _curves(figure: Figure, runs: Sequence[Run]) -> None:
     training, validation = LOSSES
     titles = {
         validation: "validation loss",
-        training: "training loss, with dropout and auxiliary targets",
+        training: "training loss (dropout and auxiliary targets count)",
     }
     for place, (name, title) in enumerate(titles.items(), start=1):
         axes: Axes = figure.add_subplot(1, 2, place)

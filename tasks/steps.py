@@ -48,15 +48,17 @@ class StepLog:
         self._messages: list[str] = []
         self._seconds = 0.0
         self._cost: Cost | None = None
+        self._before = 0.0
 
     def say(self, message: str) -> None:
         """Print one line of progress and keep it for the record."""
         self._messages.append(message)
         print(f"[{self.name}] {message}", file=sys.stderr, flush=True)
 
-    def took(self, cost: Cost) -> None:
-        """What the step took in all its processes, where that is more than this one."""
-        self._cost = cost
+    def took(self, cost: Cost, before: float = 0.0) -> None:
+        """What the step took in all its processes, where that is more than this one; ``before``:
+        seconds of those that were killed."""
+        self._cost, self._before = cost, before
 
     def finish(self) -> None:
         """Stop the clock and print the seconds that the step took."""
@@ -72,7 +74,7 @@ class StepLog:
         if self._cost:
             cpu, gpu = self._cost.cpu_seconds, self._cost.gpu_seconds
         return Step(
-            self.name, round(self._seconds, 3), finished, "\n".join(self._messages),
+            self.name, round(self._seconds + self._before, 3), finished, "\n".join(self._messages),
             round(cpu, 3), round(gpu, 3),
         )  # fmt: skip
 

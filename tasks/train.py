@@ -27,7 +27,7 @@ from tasks.resources import (
     WAITING_THREADS,
     training_pod,
 )
-from tasks.steps import step
+from tasks.steps import NO_COST, step
 from tasks.types import Folder, Metrics, State, Step, TrainingConfig
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _train(
         with step("train") as s:
             tell_next(attempt.uri)
             fitted, fallback, seen = _fit(use_case, training_set, config, attempt, rank, s.say)
-            s.took(seen.cost)
+            s.took(seen.cost, seen.before.seconds)
             trained = store_folder(
                 home, "trained", lambda folder: save_all(fitted, fallback, config, folder)
             )
@@ -164,10 +164,11 @@ def _fit(
     else:
         fitted, points = fit_all(declared, training_set, config, say, attempt), []
     model, fallback = fitted
-    cost = meter.read(rank) + model.before
-    if fallback is not None:
-        cost += fallback.before
-    seen = Seen(curve=model.curve, points=points, phases=model.phases, cost=cost, began=model.began)
+    before = model.before + (fallback.before if fallback else NO_COST)
+    seen = Seen(
+        curve=model.curve, points=points, phases=model.phases, cost=meter.read(rank) + before,
+        before=before, began=model.began,
+    )  # fmt: skip
     return model, fallback, seen
 
 

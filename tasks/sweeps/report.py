@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 TITLES = {
     "history": "Validation loss of each trial, and the best so far",
-    "importance": "Share of each hyper-parameter in what the complete trials' loss varies "
-    "(PED-ANOVA)",
+    "importance": "How much each hyper-parameter matters for being among the best tenth of the "
+    "complete trials (PED-ANOVA)",
     "parallel": "Each line is a complete trial; the darker, the lower its validation loss",
 }
 SHOWN = 40  # trials in the table; the study and MLflow have all of them
@@ -63,6 +63,8 @@ def content(sweep: Sweep, study: Study) -> str:
         "importance": _picture(_importance, importance) if importance else b"",
         "parallel": _parallel(sweep, trials),
     }
+    ended = sum(trial.state in studies.FINISHED for trial in trials)
+    cut = f": the first {SHOWN} of {ended}" if ended > SHOWN else ""
     shown = "".join(
         f"<h2>{escape(titles[name])}</h2>{inline_png(picture, escape(titles[name]))}"
         for name, picture in pictures.items()
@@ -71,14 +73,15 @@ def content(sweep: Sweep, study: Study) -> str:
     return (
         f"<h1>Sweep {escape(sweep.name)} of {escape(sweep.use_case)}</h1>"
         f"<p>{escape(summary(sweep, trials))}.</p>{shown}<h2>Trials: the complete ones, "
-        "the best first, then the pruned ones</h2>"
+        f"the best first, then the pruned ones{cut}</h2>"
         f"{from_markdown(_table(sweep, trials))}"
     )
 
 
 def importances(study: Study) -> tuple[dict[str, float], list[str]]:
-    """Share of each field in the loss's variance, and the fields of which all complete trials had
-    one value, so that nothing is known; empty where too few trials are complete."""
+    """How much each field matters for being among the best tenth of the complete trials (Watanabe
+    et al., "PED-ANOVA", 2023), and the fields of which all of these had one value, so that nothing
+    is known; empty where too few trials are complete."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -96,7 +96,7 @@ class Reporter(Watch):
             Epoch(epoch=number, training_loss=training, validation_loss=validation)
             for number, (training, validation) in enumerate(self.curve, start=1)
         ]
-        return Position(curve=epochs).done(self.sweep.config)
+        return Position(curve=epochs).done(config_of(self.sweep.config, self.trial.params))
 
     def _tell(self, number: int, losses: tuple[float, float]) -> None:
         # A training that a canary sent back begins with its first epoch again.

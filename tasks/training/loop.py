@@ -213,8 +213,8 @@ def _close_epoch(run: Run, course: Course) -> Epoch:
     number, learnt = len(run.position.curve) + 1, _rows_learnt(run, course)
     if not learnt:
         raise DivergedError(
-            f"epoch {number}: each of its batches was passed over; lower batch_size, now "
-            f"{course.config.batch_size:,}, or mend the rows that were set aside"
+            f"epoch {number}: each of its batches was passed over; look at the rows that the "
+            f"canaries named, or lower batch_size, now {course.config.batch_size:,}"
         )
     epoch = Epoch(
         epoch=number,

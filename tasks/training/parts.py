@@ -124,6 +124,6 @@ def _check_rows(use_case: UseCase, split: str, rows: pa.Table, inputs: dict[str,
         if where.any():
             raise TrainingError(
                 f"{use_case.name}: {where.sum():,} rows of split {split!r} have a {name!r} that is "
-                f"not finite, for example {rows['request_id'][int(where.argmax())]}: have the SQL "
-                "yield NULL for what was not measured, or give the column bounds"
+                f"not finite, for example {rows['request_id'][int(where.argmax())]}: have the SQL, "
+                "or the derived input's function, yield NULL for what was not measured"
             )

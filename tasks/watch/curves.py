@@ -27,8 +27,10 @@ def page(seen: Seen) -> str:
     if seen.began:
         told += (
             f". It went on from step {seen.began:,}: what is drawn by step, and the phases, are of "
-            "what came after; the seconds are those before its checkpoint too"
+            "what came after"
         )
+        if seen.before.seconds:
+            told += f"; {seen.before.seconds:,.1f} s of these are an earlier process's"
     return f"<p>{told}</p>" + inline_png(draw(seen), "Curves of the training")
 
 
@@ -42,7 +44,7 @@ def draw(seen: Seen) -> bytes:
         _speed(speed, seen.points)
     else:
         for axes in (norms, speed):
-            axes.set_title("no step was done here")
+            axes.set_title("no whole batch was seen here")
             axes.set_axis_off()
     _shares(shares, seen.phases)
     for axes in figure.axes:

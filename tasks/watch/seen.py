@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.steps import NO_COST, Cost
+
 if TYPE_CHECKING:
-    from tasks.steps import Cost
     from tasks.training.run import Epoch
 
 
@@ -24,11 +25,12 @@ class Point:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """What was seen of a training; ``phases`` in seconds, ``cost`` of all ranks together, in all
-    processes that worked at it. ``began``: the step at which this one went on, since which points
-    and phases are."""
+    processes that worked at it, of which those before took ``before``. ``began``: the step at
+    which this one went on, since which points and phases are."""
 
     curve: list[Epoch]
     points: list[Point]
     phases: dict[str, float]
     cost: Cost
+    before: Cost = NO_COST
     began: int = 0

@@ -19,6 +19,7 @@ from feature_repo.tables import Table, read_table
 from tasks import fit as fitting
 from tasks.fit import Fitted, fit
 from tasks.rows import labelled
+from tasks.steps import NO_COST
 from tasks.training import canaries
 from tasks.training.attempts import open_attempt
 from tasks.training.loop import Watch, batch_of
@@ -121,6 +122,7 @@ def test_a_bad_batch_is_passed_over_from_the_checkpoint_before_it(
     """And what is known of it is written down: keys of its rows, the last good step, the layer."""
     fitted, said = spoilt(table, tmp_path, poison, read)
     assert fitted.passed_over[0] == STEP
+    assert fitted.before == NO_COST  # going back within a process counts nothing twice
     assert all(value.isfinite().all() for value in weights(fitted).values())
     assert len(fitted.curve) == CONFIG.epochs
     (file,) = tmp_path.glob("checkpoints/toy/*/1/canary-*.json")

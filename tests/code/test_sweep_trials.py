@@ -19,7 +19,9 @@ from tasks.sweeps import report
 from tasks.sweeps.declared import Budget
 from tasks.sweeps.storage import open_store
 from tasks.sweeps.study import MOST_TRIES, Turn, progress, take
+from tasks.sweeps.trial import BudgetSpent, Reporter
 from tasks.sweeps.worker import MOST_FAILED, work
+from tasks.training.run import Epoch
 from tasks.types import State, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -90,6 +92,22 @@ def test_a_spent_budget_ends_the_sweep_within_an_epoch(home: Home, small_weather
     assert (trials[1].state, trials[1].params) == (TrialState.COMPLETE, cut.params)
     assert "budget" not in report.summary(sweep, trials)
     assert " 0 were lost" in report.summary(sweep, trials)
+
+
+def test_a_trial_is_over_by_its_own_patience(home: Home, small_weather: Table) -> None:
+    """Where patience is searched: one that is over is neither cut off nor pruned."""
+    space, budget = {"patience": "0 9"}, Budget(seconds=1e-9)
+    sweep = sweep_over(small_weather, 2, space=space, budget=budget)
+    with open_store(home, sweep.name).life() as worker:
+        trials = [taken(home, sweep, worker) for _ in range(2)]
+    assert [trial.params["patience"] for trial in trials] == [9, 0]
+    going_on, over = (Reporter(trial.study, trial, sweep) for trial in trials)
+    for reporter in (going_on, over):
+        reporter.remember([(0.5, 0.5)])
+    worse = Epoch(epoch=2, training_loss=0.6, validation_loss=0.6)
+    over.epoch(worse)
+    with pytest.raises(BudgetSpent):
+        going_on.epoch(worse)
 
 
 def test_choices_are_not_drawn_twice(home: Home) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import os
@@ -25,7 +26,7 @@ from tasks.fit import Fitted, fit
 from tasks.steps import Cost
 from tasks.training.run import Position
 from tasks.watch import watcher
-from tasks.watch.curves import draw
+from tasks.watch.curves import draw, page
 from tasks.watch.seen import Point, Seen
 from tasks.watch.watcher import Watcher, watching
 
@@ -184,3 +185,9 @@ def test_the_picture_is_drawn(unwatched: Fitted) -> None:
     for points in ([], [point]):
         seen = Seen(curve=unwatched.curve, points=points, phases=unwatched.phases, cost=cost)
         assert draw(seen).startswith(b"\x89PNG")
+    first = page(dataclasses.replace(seen, began=36))
+    assert "went on from step 36" in first
+    assert "earlier process" not in first  # of another run's checkpoint, which has its own cost
+    assert "1.0 s of these are an earlier process's" in page(
+        dataclasses.replace(seen, began=36, before=cost)
+    )
