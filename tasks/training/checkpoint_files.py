@@ -148,3 +148,15 @@ def compare(uri: str, there: dict[str, Any], here: dict[str, Any]) -> bool:
 
 def _flat(made_of: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in made_of.items() if k != "config"} | made_of["config"]
+
+
+def in_words(exc: BaseException) -> str:
+    """The cause in a line; torch's exception holds one a rank."""
+    failures = getattr(exc, "failures", None)
+    if failures:
+        return "; ".join(f"rank {number}: {_last_line(f[0])}" for number, f in failures.items())
+    return _last_line(exc)
+
+
+def _last_line(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}".strip().splitlines()[-1]

@@ -31,6 +31,7 @@ from tasks.training.checkpoint_files import (
     checkpoints_in,
     compare,
     fetch,
+    in_words,
     sealed,
     upload,
 )
@@ -157,7 +158,7 @@ class Checkpoints:
                 upload(folder, own, f"{self.uri}/{folder.name}")
             return {name: file_digest(folder / name) for name in own}, ""
         except (CheckpointException, Exception) as exc:  # whatever storage has of its own
-            return {}, _words(exc)
+            return {}, in_words(exc)
 
     def _conclude(self, folder: Path, manifest: Manifest) -> None:
         """Write the manifest of a folder that holds all that is in it."""
@@ -181,7 +182,7 @@ class Checkpoints:
         try:
             act()
         except Exception as exc:
-            return _words(exc)
+            return in_words(exc)
         return ""
 
     def restore(self, run: Run) -> str:
@@ -199,7 +200,7 @@ class Checkpoints:
             except CheckpointError as exc:
                 found = ("", str(exc))
             except Exception as exc:  # whatever storage has of its own
-                found = ("", f"checkpoints of {self.uri} cannot be read: {_words(exc)}")
+                found = ("", f"checkpoints of {self.uri} cannot be read: {in_words(exc)}")
         uri, fault = from_first(found, self._rank)
         if fault:
             raise CheckpointError(fault)
@@ -265,7 +266,7 @@ class Checkpoints:
                 no_dist=self._group is None,
             )
         except CheckpointException as exc:
-            raise CheckpointError(f"checkpoint {folder} cannot be read: {_words(exc)}") from exc
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {in_words(exc)}") from exc
         run.move_to(Position.from_dict(manifest.position))
         if same:
             take_own(state[f"rank{self._rank.number}"])
@@ -293,15 +294,3 @@ class Checkpoints:
             self._fs.mv(file, f"{aside}/{file.rsplit('/', 1)[-1]}")
         if self._local:
             (Path(self._root) / name).rmdir()
-
-
-def _words(exc: BaseException) -> str:
-    """The cause in a line; torch's exception holds one a rank."""
-    failures = getattr(exc, "failures", None)
-    if failures:
-        return "; ".join(f"rank {number}: {_last_line(f[0])}" for number, f in failures.items())
-    return _last_line(exc)
-
-
-def _last_line(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {exc}".strip().splitlines()[-1]
