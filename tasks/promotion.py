@@ -85,7 +85,7 @@ def promote_released(
         home = state.home()
         with home.lock("mlflow"):
             kept = _kept(home, use_case, version, passed, promotion)
-            log.say(f"the champion stays: {kept}" if kept else _promote(home, use_case, version))
+            log.say(f"not promoted: {kept}" if kept else _promote(home, use_case, version))
     return Promoted(not kept, log.record)
 
 
