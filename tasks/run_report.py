@@ -41,9 +41,9 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def made_with(run: Run) -> dict[str, str]:
     """Hyper-parameters, data, features, code and libraries of a run; digests are cut."""
-    told = dict(run.params)
+    told = {name: value.strip('"') for name, value in run.params.items()}  # they are JSON
     if "training_set" in told:
-        told["training_set"] = told["training_set"].strip('"')[:DIGEST]
+        told["training_set"] = told["training_set"][:DIGEST]
     if run.certificate is None:
         return told
     said = run.certificate.predicate
