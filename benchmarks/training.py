@@ -107,6 +107,8 @@ def started(python: Path, *arguments: str) -> Iterator[Contender]:
 
 def loops(rows: int, rounds: int) -> dict[str, Any]:
     """Costs a row of every contender, by batch size, round by round; and why one is absent."""
+    import torch
+
     own, count = Path(sys.executable), str(rows)
     commands = {
         "floor": (own, *LOOPS, "floor", count), "ours": (own, *LOOPS, "ours", count),
@@ -115,6 +117,9 @@ def loops(rows: int, rounds: int) -> dict[str, Any]:
         "DataLoader, 2 workers": (own, *LOOPS, "loader 2", count),
     }  # fmt: skip
     absent = {}
+    if torch.cuda.device_count() == 1:
+        del commands["ours, 2 ranks"]
+        absent["ours, 2 ranks"] = "there is one GPU"
     try:
         peer = python_of("lightning", ROOT / "benchmarks" / "training_peers")
         commands["Lightning"] = (peer, "-m", "benchmarks.training_peers.lightning_loop", count)

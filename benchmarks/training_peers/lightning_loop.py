@@ -55,7 +55,7 @@ def trained(rows: Rows, batch: int) -> Cost:
     dataset = TensorDataset(rows.numeric, rows.categorical, rows.target)
     module = Flights(batch, len(rows.target))
     trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        max_epochs=1, accelerator="auto", logger=False, enable_progress_bar=False,
         enable_checkpointing=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, DataLoader(dataset, batch_size=batch, shuffle=True))

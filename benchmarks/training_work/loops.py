@@ -49,7 +49,7 @@ def course_of(rows: Rows, config: TrainingConfig, rank: Rank) -> Course:
 def ours(rows: Rows, batch: int, rank: Rank) -> Cost:
     """The loop of ``tasks.training`` as it is: canaries, phases, and on rank 0 who looks on."""
     config = config_of(batch)
-    run, course = begin(config, len(rows.target), rank), course_of(rows, config, rank)
+    run, course = begin(config, len(rows.target), rank), course_of(rows.resident(), config, rank)
     meter = Meter()
     with watching("flights", config, lambda message: None) as watch:
         train(run, replace(course, watch=watch) if rank.first else course)
@@ -59,9 +59,9 @@ def ours(rows: Rows, batch: int, rank: Rank) -> Cost:
 
 def floor(rows: Rows, batch: int, rank: Rank) -> Cost:
     """The same step on one batch that is there already."""
-    run = begin(config_of(batch), len(rows.target))
-    numeric, categorical = rows.numeric[:batch].clone(), rows.categorical[:batch].clone()
-    target = rows.target[:batch].clone()
+    run, there = begin(config_of(batch), len(rows.target)), rows.resident()
+    numeric, categorical = there.numeric[:batch].clone(), there.categorical[:batch].clone()
+    target = there.target[:batch].clone()
     steps = math.ceil(len(rows.target) / batch)
     run.network.train()
     meter = Meter()
@@ -78,12 +78,19 @@ def loader(workers: int) -> Contender:
     """The loop that everybody writes, over a DataLoader with its defaults."""
 
     def work(rows: Rows, batch: int, rank: Rank) -> Cost:
-        run = begin(config_of(batch), len(rows.target))
+        run, on = begin(config_of(batch), len(rows.target)), device()
         dataset = TensorDataset(rows.numeric, rows.categorical, rows.target)
-        batches = DataLoader(dataset, batch_size=batch, shuffle=True, num_workers=workers)
+        batches = DataLoader(
+            dataset,
+            batch_size=batch,
+            shuffle=True,
+            num_workers=workers,
+            pin_memory=on.type != "cpu",
+        )
         run.network.train()
         meter, total = Meter(), 0.0
-        for numeric, categorical, target in batches:
+        for told in batches:
+            numeric, categorical, target = (part.to(on, non_blocking=True) for part in told)
             loss = run.loss(run.model(numeric, categorical), target).mean()
             run.optimizer.zero_grad()
             loss.backward()

@@ -13,7 +13,7 @@ import torch
 from feature_repo.model import InputShape
 from feature_repo.registry import get_use_case
 from serving.network import builder_of
-from tasks.training.ranks import Rank
+from tasks.training.ranks import Rank, device
 from tasks.training.run import Run, start
 from tasks.types import TrainingConfig
 
@@ -32,6 +32,14 @@ class Rows:
     categorical: torch.Tensor
     target: torch.Tensor
 
+    def resident(self) -> Rows:
+        """The same rows where the network is, as the platform's loop has them."""
+        on = device()
+        return Rows(
+            numeric=self.numeric.to(on), categorical=self.categorical.to(on),
+            target=self.target.to(on),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -49,7 +57,9 @@ class Meter:
         self._wall, self._cpu = time.perf_counter(), _cpu()
 
     def read(self, rows: int) -> Cost:
-        """What passed since the beginning."""
+        """What passed since the beginning; a GPU has done by then what it was given."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return Cost(rows, time.perf_counter() - self._wall, _cpu() - self._cpu)
 
 

@@ -85,7 +85,7 @@ def measured(what: str, folder: Path, pairs: int, batch: int) -> list[dict[str, 
     blocks, length = Blocks(BLOCKS[what]), BLOCKS[what]
     steps = length * (2 * pairs + WARM)
     config = config_of(batch, epochs=math.ceil(steps / (ROWS // batch)), patience=steps)
-    course = replace(course_of(make_rows(ROWS), config, ALONE), watch=blocks)
+    course = replace(course_of(make_rows(ROWS).resident(), config, ALONE), watch=blocks)
     if what == "canaries":
         course = replace(course, canary=Switched(blocks))
     checkpoints = Spaced(str(folder / "steps"), {}, ALONE, print, every=2 * length)
