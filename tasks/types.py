@@ -88,6 +88,7 @@ BOUNDS = {
     "layers": (1, math.inf, "a whole number, at least 1"),
     "dropout": (0, 1, "a number, at least 0 and below 1"),
     "patience": (0, math.inf, "a whole number, at least 0"),
+    "averaging": (0, 1, "a number, at least 0 and below 1"),
     "members": (1, math.inf, "a whole number, at least 1"),
     "bins": (2, math.inf, "a whole number, at least 2"),
     "embedding": (1, math.inf, "a whole number, at least 1"),
@@ -103,8 +104,8 @@ CHOICES = {
 # What fields left out are where the model is not the MLP: docs/adr/0019 says what was tried.
 DEFAULTS: dict[str, dict[str, float]] = {
     "tabm": {
-        "epochs": 12, "batch_size": 1024, "learning_rate": 2e-2, "weight_decay": 0.0, "width": 192,
-        "layers": 2, "dropout": 0.3, "feature_fraction": 0.6,
+        "epochs": 12, "batch_size": 1024, "learning_rate": 2e-2, "weight_decay": 0.0, "width": 256,
+        "layers": 2, "dropout": 0.15, "feature_fraction": 0.6, "averaging": 0.25,
     }
 }  # fmt: skip
 
@@ -119,9 +120,10 @@ class TrainingConfig(DataClassJSONMixin):
     validation loss before training stops; the one-cycle schedule lets it rise in the middle.
     ``width``, ``layers`` and ``dropout`` shape the platform's networks; ``members``, ``bins``,
     ``embedding`` and ``feature_fraction`` (of the inputs, that a member sees) TabM alone; a use
-    case's own builder may read them too. ``precision``: bfloat16 is mixed, its weights are
-    float32. ``sharding``: ``full`` shares weights and moments out among
-    the ranks (FSDP2), ``none`` has a copy on each (DDP).
+    case's own builder may read them too. ``averaging``: the weights that are judged and kept are a
+    moving average over about this share of the steps so far; 0: the last step's. ``precision``:
+    bfloat16 is mixed, its weights are float32. ``sharding``: ``full`` shares weights and moments
+    out among the ranks (FSDP2), ``none`` has a copy on each (DDP).
     """
 
     epochs: int = 6
@@ -140,6 +142,7 @@ class TrainingConfig(DataClassJSONMixin):
     bins: int = 24
     embedding: int = 8
     feature_fraction: float = 1.0
+    averaging: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises TrainingError: a value is out of its bounds."""

@@ -193,6 +193,7 @@ def _step(run: Run, part: Part, batch: torch.Tensor, course: Course) -> None:
     course.canary.look(run.position, mean, norm, whole=len(batch) == course.config.batch_size)
     course.watch.phases.mark("canary")
     run.optimizer.step()
+    run.average(course.config.averaging)
     run.total += mean * len(batch)
 
 
@@ -208,8 +209,19 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
 
 def _close_epoch(run: Run, course: Course) -> Epoch:
     """Judge the weights on the validation part, and keep them where they are the best."""
-    validation = course.parts.validation
-    losses = run.loss(scores(run.network, validation), validation.target)
+    with run.judged() as network:
+        validation = course.parts.validation
+        losses = run.loss(scores(network, validation), validation.target)
+        epoch = _epoch(run, course, losses)
+        run.position.curve.append(epoch)
+        if run.position.best is epoch:
+            run.keep_best()
+    run.total.zero_()
+    return epoch
+
+
+def _epoch(run: Run, course: Course, losses: torch.Tensor) -> Epoch:
+    """What an epoch ended with; ``losses`` [n] of the validation rows."""
     number, learnt = len(run.position.curve) + 1, _rows_learnt(run, course)
     if not learnt:
         raise DivergedError(
@@ -228,10 +240,6 @@ def _close_epoch(run: Run, course: Course) -> Epoch:
             f"loss {epoch.training_loss:.4f}; lower learning_rate, now "
             f"{course.config.learning_rate}"
         )
-    run.position.curve.append(epoch)
-    run.total.zero_()
-    if run.position.best is epoch:
-        run.keep_best()
     return epoch
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +70,8 @@ class Run:
     """The network with its optimizer, and what a checkpoint must hold beside them.
 
     ``network`` owns the parameters, ``model`` is what is called (wrapped where ranks train
-    together); ``total`` is this rank's sum of losses in this epoch, ``best`` the weights of the
-    best epoch so far.
+    together); ``total`` is this rank's sum of losses in this epoch, ``averaged`` the moving average
+    of the parameters, empty where there is none, ``best`` the weights of the best epoch so far.
     """
 
     network: nn.Module
@@ -79,8 +80,38 @@ class Run:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.OneCycleLR
     total: torch.Tensor
+    averaged: dict[str, torch.Tensor]
     best: dict[str, torch.Tensor]
     position: Position
+
+    def average(self, share: float) -> None:
+        """Have the step that was just done in the moving average, which reaches back over about
+        this ``share`` of all steps: a power function's weights, which know no number of steps
+        (Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024).
+        """
+        if self.averaged:
+            weight = min(1.0, 1.0 / (share * (self.position.step + 1)))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.averaged.values()), self._parameters(), weight)
+
+    @contextmanager
+    def judged(self) -> Iterator[nn.Module]:
+        """The network; within, it has the weights that are judged: the averaged ones, if any."""
+        if not self.averaged:
+            yield self.network
+            return
+        own = self._parameters()
+        kept = [parameter.clone() for parameter in own]
+        torch._foreach_copy_(own, list(self.averaged.values()))
+        try:
+            yield self.network
+        finally:
+            torch._foreach_copy_(own, kept)
+            if reshard := getattr(self.network, "reshard", None):
+                reshard()  # what was gathered for the judgement is not what trains on
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [parameter.detach() for parameter in self.network.parameters()]
 
     def keep_best(self) -> None:
         """Copy the weights: they are the best so far."""
@@ -126,6 +157,11 @@ def start(
         optimizer=optimizer,
         schedule=torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps),
         total=torch.zeros((), dtype=torch.float64, device=device()),
+        averaged={
+            name: parameter.detach().clone()
+            for name, parameter in network.named_parameters()
+            if config.averaging
+        },
         best={name: value.detach().clone() for name, value in network.state_dict().items()},
         position=Position(),
     )
@@ -136,6 +172,7 @@ def state_of(run: Run, rank: Rank, own: bool = True) -> dict[str, Any]:
     ``own``: with what each rank has for itself, its random state and sum of losses."""
     state: dict[str, Any] = {
         "network": run.network.state_dict(),
+        "averaged": run.averaged,
         "best": run.best,
         "optimizer": {
             name: run.optimizer.state[parameter]

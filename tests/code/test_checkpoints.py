@@ -51,6 +51,19 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(
     assert any("goes on from step" in line for line in said)
 
 
+def test_a_moving_average_goes_on_where_it_was(table: Table, tmp_path: Path) -> None:
+    """It is in the checkpoint, beside the weights that train on."""
+    config = dataclasses.replace(SMALL, averaging=0.3)
+    whole = flown(Job(home=tmp_path / "whole", table=table, config=config))
+    job = Job(home=tmp_path / "parts", table=table, config=config, every=5)
+    with pytest.raises(StoppedError):
+        flown(dataclasses.replace(job, stop_after=23))
+    again = flown(job)
+    assert again.began == 20
+    assert same(weights(again), weights(whole))
+    assert again.curve == whole.curve
+
+
 def test_what_was_taken_before_a_kill_counts(table: Table, tmp_path: Path) -> None:
     """Up to the checkpoint that was gone on from; not that of another run, which has its own."""
     job = Job(home=tmp_path, table=table, every=5)

@@ -40,13 +40,15 @@ def both(table: Table, config: TrainingConfig, folder: Path) -> tuple[Any, Any]:
     }, two
 
 
-@pytest.mark.parametrize(("sharding", "epochs"), [("none", 11), ("full", 2)])
+@pytest.mark.parametrize(
+    ("sharding", "epochs", "averaging"), [("none", 11, 0.0), ("full", 3, 0.25)]
+)
 def test_ranks_agree_in_double_precision(
-    table: Table, tmp_path: Path, sharding: str, epochs: int
+    table: Table, tmp_path: Path, sharding: str, epochs: int, averaging: float
 ) -> None:
     """After 517 steps, with a ragged batch in each epoch, losses and weights agree within 1e-9;
-    with weights and moments shared out, after 94."""
-    config = dataclasses.replace(EXACT, sharding=sharding, epochs=epochs)
+    with weights, moments and the moving average shared out, after 141."""
+    config = dataclasses.replace(EXACT, sharding=sharding, epochs=epochs, averaging=averaging)
     one, two = both(table, config, tmp_path)
     assert len(two["curve"]) == epochs
     for here, there in zip(one["curve"], two["curve"], strict=True):
