@@ -71,7 +71,7 @@ class Run:
 
     ``network`` owns the parameters, ``model`` is what is called (wrapped where ranks train
     together); ``total`` is this rank's sum of losses in this epoch, ``averaged`` the moving average
-    of the parameters, empty where there is none, ``best`` the weights of the best epoch so far.
+    of the parameters and buffers, empty where there is none, ``best`` the weights of the best epoch so far.
     """
 
     network: nn.Module
@@ -92,7 +92,7 @@ class Run:
         if self.averaged:
             weight = min(1.0, 1.0 / (share * (self.position.step + 1)))
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.averaged.values()), self._parameters(), weight)
+                torch._foreach_lerp_(list(self.averaged.values()), self._own(), weight)
 
     @contextmanager
     def judged(self) -> Iterator[nn.Module]:
@@ -100,8 +100,8 @@ class Run:
         if not self.averaged:
             yield self.network
             return
-        own = self._parameters()
-        kept = [parameter.clone() for parameter in own]
+        own = self._own()
+        kept = [value.clone() for value in own]
         torch._foreach_copy_(own, list(self.averaged.values()))
         try:
             yield self.network
@@ -110,8 +110,8 @@ class Run:
             if reshard := getattr(self.network, "reshard", None):
                 reshard()  # what was gathered for the judgement is not what trains on
 
-    def _parameters(self) -> list[torch.Tensor]:
-        return [parameter.detach() for parameter in self.network.parameters()]
+    def _own(self) -> list[torch.Tensor]:
+        return list(_averageable(self.network).values())
 
     def keep_best(self) -> None:
         """Copy the weights: they are the best so far."""
@@ -158,13 +158,17 @@ def start(
         schedule=torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps),
         total=torch.zeros((), dtype=torch.float64, device=device()),
         averaged={
-            name: parameter.detach().clone()
-            for name, parameter in network.named_parameters()
-            if config.averaging
+            name: value.clone() for name, value in _averageable(network).items() if config.averaging
         },
         best={name: value.detach().clone() for name, value in network.state_dict().items()},
         position=Position(),
     )
+
+
+def _averageable(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, and buffers that are no counts: running statistics belong to the weights."""
+    named = dict(network.named_parameters()) | dict(network.named_buffers())
+    return {name: value.detach() for name, value in named.items() if value.is_floating_point()}
 
 
 def state_of(run: Run, rank: Rank, own: bool = True) -> dict[str, Any]:
