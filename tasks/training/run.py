@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tasks.training.ranks import Rank, device
+from tasks.training.staging import local
 
 if TYPE_CHECKING:
     from feature_repo.model import InputShape, ModelBuilder
@@ -71,7 +72,8 @@ class Run:
 
     ``network`` owns the parameters, ``model`` is what is called (wrapped where ranks train
     together); ``total`` is this rank's sum of losses in this epoch, ``averaged`` the moving average
-    of the parameters and buffers, empty where there is none, ``best`` the weights of the best epoch so far.
+    of parameters and buffers, empty where there is none, ``best`` the weights of the best epoch so
+    far.
     """
 
     network: nn.Module
@@ -92,7 +94,7 @@ class Run:
         if self.averaged:
             weight = min(1.0, 1.0 / (share * (self.position.step + 1)))
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.averaged.values()), self._own(), weight)
+                torch._foreach_lerp_(list(local(self.averaged)), self._own(), weight)
 
     @contextmanager
     def judged(self) -> Iterator[nn.Module]:
@@ -102,7 +104,7 @@ class Run:
             return
         own = self._own()
         kept = [value.clone() for value in own]
-        torch._foreach_copy_(own, list(self.averaged.values()))
+        torch._foreach_copy_(own, list(local(self.averaged)))
         try:
             yield self.network
         finally:
@@ -111,7 +113,7 @@ class Run:
                 reshard()  # what was gathered for the judgement is not what trains on
 
     def _own(self) -> list[torch.Tensor]:
-        return list(_averageable(self.network).values())
+        return list(local(_averageable(self.network)))
 
     def keep_best(self) -> None:
         """Copy the weights: they are the best so far."""

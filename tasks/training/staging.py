@@ -25,15 +25,15 @@ class Staging:
             stager.close()
             return self._copy
         with torch.no_grad():
-            torch._foreach_copy_(list(_local(self._copy)), list(_local(state)))
+            torch._foreach_copy_(list(local(self._copy)), list(local(state)))
         return self._copy
 
 
-def _local(state: dict[str, Any]) -> Iterator[torch.Tensor]:
+def local(state: dict[str, Any]) -> Iterator[torch.Tensor]:
     """This rank's part of each tensor."""
     for value in state.values():
         if isinstance(value, dict):
-            yield from _local(value)
+            yield from local(value)
         else:
             shard = getattr(value, "to_local", None)
             yield shard() if shard else value
