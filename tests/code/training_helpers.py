@@ -35,7 +35,8 @@ HERE = Path(__file__)
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What a training is asked for; ``stop_after``: steps, 0 for none; ``broken``: a training row
-    that is not a number in memory, -1 for none: its label, or an input where ``an_input`` says so.
+    that is not a number in memory, -1 for none: its label, or an input where ``an_input`` says so;
+    ``unsaved``: without checkpoints, as in a sweep.
     """
 
     home: Path
@@ -46,6 +47,7 @@ class Job:
     stop_after: int = 0
     broken: int = -1
     an_input: bool = False
+    unsaved: bool = False
 
     def made_of(self) -> dict[str, Any]:
         """As ``tasks.train`` says it."""
@@ -79,6 +81,8 @@ def flown(job: Job, said: list[str] | None = None, rank: Rank | None = None) -> 
     """The training in this process, in the attempt that the home has for it."""
     say = (said if said is not None else []).append
     who = rank or Rank(number=0, world=1)
+    if job.unsaved:
+        return fit(TOY, job.table, job.config, say)
     with open_attempt(
         Home(root=job.home), job.made_of(), who, every=job.every, resume_from=job.resume_from
     ) as attempt:
@@ -105,7 +109,7 @@ def process(job: Job, out: Path, ranks: int = 1) -> subprocess.Popen[str]:
         {
             "home": str(job.home), "table": asdict(job.table), "config": asdict(job.config),
             "every": job.every, "resume_from": job.resume_from, "out": str(out),
-            "broken": job.broken, "an_input": job.an_input,
+            "broken": job.broken, "an_input": job.an_input, "unsaved": job.unsaved,
         }
     )  # fmt: skip
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -150,6 +154,7 @@ def main(told: str) -> None:
     job = Job(
         home=Path(raw["home"]), table=Table(**raw["table"]), every=raw["every"],
         config=TrainingConfig(**raw["config"]), resume_from=raw["resume_from"],
+        unsaved=raw["unsaved"],
     )  # fmt: skip
     if raw["broken"] >= 0:
         break_row(raw["broken"], an_input=raw["an_input"])
