@@ -47,7 +47,9 @@ def fit_all(
 def fallback_config(config: TrainingConfig) -> TrainingConfig:
     """The fallback's hyper-parameters: its few inputs are soon learned by a small MLP."""
     epochs = min(config.epochs, EPOCHS)
-    return replace(config, model="mlp", epochs=epochs, width=64, layers=2, dropout=0.1)
+    return replace(
+        config, model="mlp", epochs=epochs, width=64, layers=2, dropout=0.1, averaging=0.0
+    )
 
 
 def save_all(fitted: Fitted, fallback: Fitted | None, config: TrainingConfig, folder: Path) -> None:

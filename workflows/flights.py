@@ -25,11 +25,12 @@ SPACES = {
     "tabm": {
         "learning_rate": "log 5e-3 5e-2",
         "weight_decay": "linear 0 0.1",
-        "dropout": "linear 0.1 0.5",
-        "width": "128 192 256",
+        "dropout": "linear 0 0.4",
+        "width": "192 256 384",
         "layers": "2 3",
         "members": "8 16",
         "feature_fraction": "linear 0.3 1",
+        "averaging": "linear 0.1 0.5",
     },
 }
 

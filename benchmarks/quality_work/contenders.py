@@ -93,8 +93,8 @@ def boosting(data: Data, jobs: list[dict[str, Any]], folder: Path) -> Iterator[S
         )
 
 
-def _arrays(data: Data) -> dict[str, Array]:
-    arrays: dict[str, Array] = {}
+def _arrays(data: Data) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
     names = input_columns(data.use_case)
     inputs = {p: model_inputs(data.use_case, rows.columns) for p, rows in data.parts.items()}
     codes = Preprocessor.fit(names, inputs["training"])

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.training_work.rows import Cost, Meter, Rows, begin, config_of, make_rows
+from tasks.training.ranks import device
 
 
 class Flights(lightning.LightningModule):
@@ -55,7 +56,7 @@ def trained(rows: Rows, batch: int) -> Cost:
     dataset = TensorDataset(rows.numeric, rows.categorical, rows.target)
     module = Flights(batch, len(rows.target))
     trainer = lightning.Trainer(
-        max_epochs=1, accelerator="auto", logger=False, enable_progress_bar=False,
+        max_epochs=1, accelerator=device().type, logger=False, enable_progress_bar=False,
         enable_checkpointing=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, DataLoader(dataset, batch_size=batch, shuffle=True))

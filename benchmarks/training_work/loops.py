@@ -47,7 +47,8 @@ def course_of(rows: Rows, config: TrainingConfig, rank: Rank) -> Course:
 
 
 def ours(rows: Rows, batch: int, rank: Rank) -> Cost:
-    """The loop of ``tasks.training`` as it is: canaries, phases, and on rank 0 who looks on."""
+    """The loop of ``tasks.training`` as it is: canaries, phases, and on rank 0 who looks on. Rows
+    are where the network is before it begins, as a training reads them once."""
     config = config_of(batch)
     run, course = begin(config, len(rows.target), rank), course_of(rows.resident(), config, rank)
     meter = Meter()

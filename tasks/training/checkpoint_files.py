@@ -17,6 +17,7 @@ import fsspec
 
 from feature_repo.errors import CheckpointError
 from feature_repo.home import file_digest
+from tasks.types import TrainingConfig
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
@@ -147,7 +148,9 @@ def compare(uri: str, there: dict[str, Any], here: dict[str, Any]) -> bool:
 
 
 def _flat(made_of: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in made_of.items() if k != "config"} | made_of["config"]
+    # A checkpoint may be older than a field, and was made with what that does not change.
+    config = asdict(TrainingConfig()) | made_of["config"]
+    return {k: v for k, v in made_of.items() if k != "config"} | config
 
 
 def in_words(exc: BaseException) -> str:

@@ -24,7 +24,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """Mean losses per row after one pass over the training part."""
+    """Mean losses per row after one pass over the training part: of the weights that train, and
+    of those that are judged, which may be averaged."""
 
     epoch: int
     training_loss: float
@@ -88,13 +89,12 @@ class Run:
 
     def average(self, share: float) -> None:
         """Have the step that was just done in the moving average, which reaches back over about
-        this ``share`` of all steps: a power function's weights, which know no number of steps
-        (Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024).
-        """
+        this ``share`` of the steps so far: step t counts by a power of t, so that it means the same
+        in a short training and in a long one (Karras et al., "Analyzing and Improving the Training
+        Dynamics of Diffusion Models", 2024)."""
         if self.averaged:
             weight = min(1.0, 1.0 / (share * (self.position.step + 1)))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(local(self.averaged)), self._own(), weight)
+            torch._foreach_lerp_(list(local(self.averaged)), self._own(), weight)
 
     @contextmanager
     def judged(self) -> Iterator[nn.Module]:
@@ -113,7 +113,9 @@ class Run:
                 reshard()  # what was gathered for the judgement is not what trains on
 
     def _own(self) -> list[torch.Tensor]:
-        return list(local(_averageable(self.network)))
+        """This rank's part of what is averaged."""
+        named = _named(self.network)
+        return list(local({name: named[name] for name in self.averaged}))
 
     def keep_best(self) -> None:
         """Copy the weights: they are the best so far."""
@@ -160,17 +162,26 @@ def start(
         schedule=torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps),
         total=torch.zeros((), dtype=torch.float64, device=device()),
         averaged={
-            name: value.clone() for name, value in _averageable(network).items() if config.averaging
+            name: value.clone()
+            for name, value in _named(network).items()
+            if config.averaging and _averageable(value)
         },
         best={name: value.detach().clone() for name, value in network.state_dict().items()},
         position=Position(),
     )
 
 
-def _averageable(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, and buffers that are no counts: running statistics belong to the weights."""
+def _named(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers: running statistics belong to the weights."""
     named = dict(network.named_parameters()) | dict(network.named_buffers())
-    return {name: value.detach() for name, value in named.items() if value.is_floating_point()}
+    return {name: value.detach() for name, value in named.items()}
+
+
+def _averageable(value: torch.Tensor) -> bool:
+    """Neither a count nor, as masks and observers hold it, infinite."""
+    return value.is_floating_point() and all(
+        bool(part.isfinite().all()) for part in local({"": value})
+    )
 
 
 def state_of(run: Run, rank: Rank, own: bool = True) -> dict[str, Any]:

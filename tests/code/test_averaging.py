@@ -11,7 +11,7 @@ from training_helpers import SMALL, same, weights
 
 from feature_repo.errors import TrainingError
 from feature_repo.home import Home
-from feature_repo.model import InputShape
+from feature_repo.model import InputShape, ModelBuilder
 from feature_repo.tables import Table
 from serving.network import builder_of
 from tasks.fit import fit
@@ -78,7 +78,7 @@ def judge_and_fail(run: Run) -> None:
         raise ZeroDivisionError
 
 
-def test_one_over_no_step_is_the_last_step_s(table: Table) -> None:
+def test_a_very_short_one_is_the_last_step_s_weights(table: Table) -> None:
     """As short as can be, it changes nothing; longer, it changes what is kept, and not by much."""
 
     def flown(averaging: float) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -91,6 +91,37 @@ def test_one_over_no_step_is_the_last_step_s(table: Table) -> None:
     assert not same(none, longer)
     assert others == pytest.approx(losses, rel=0.2)
     assert others != losses
+
+
+class Masked(torch.nn.Module):
+    """A network of a user's own, with running statistics, a count and a mask that is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, numeric: torch.Tensor, categorical: torch.Tensor) -> torch.Tensor:
+        """Raw scores [n]."""
+        weight = self.get_buffer("mask").softmax(0)
+        scores: torch.Tensor = self.layer(self.norm(numeric) * weight).squeeze(1)
+        return scores
+
+
+def test_statistics_are_averaged_and_infinite_buffers_are_left_alone() -> None:
+    """Running statistics belong to the weights they were gathered under."""
+    builder = ModelBuilder(
+        name="masked",
+        network=lambda shape, options: Masked(),
+        loss=torch.nn.functional.binary_cross_entropy_with_logits,
+    )
+    config = dataclasses.replace(SMALL, averaging=0.5)
+    run = start(builder, SHAPE, config, 100, Rank(number=0, world=1))
+    assert {"norm.running_mean", "norm.weight", "layer.weight"} < run.averaged.keys()
+    assert not {"mask", "norm.num_batches_tracked"} & run.averaged.keys()
+    run.average(0.5)
+    with run.judged() as network:
+        assert network.get_buffer("mask").tolist() == [0.0, -torch.inf]
 
 
 def test_it_must_be_a_share() -> None:

@@ -1,8 +1,8 @@
 """The training on a GPU: what holds on the CPU holds there. Skipped where there is none.
 
-No case needs more than torch, pyarrow and the rooms that a training imports, so that the file runs
-alone on a machine with a GPU: ``PYTHONPATH=.:tests:tests/code pytest --noconftest tests/drills/
-test_gpu.py``.
+No case needs more than a training imports, so that the file runs alone on a machine with a GPU:
+
+    PYTHONPATH=.:tests:tests/code pytest --noconftest tests/drills/test_gpu.py
 """
 
 from __future__ import annotations
