@@ -27,7 +27,7 @@ from tasks import metrics
 
 FILE = Path(__file__).with_name("trials.json")
 SEED = 1
-DRAWS = 17  # about as many as TabM's in docs/adr/0019
+DRAWS = 14  # about as many as TabM's in docs/adr/0019
 
 
 @dataclass(frozen=True, kw_only=True)
