@@ -179,7 +179,13 @@ def _cost(runs: Sequence[Run]) -> str:
         rows.append([run.known.name, *map(_seconds, [*taken, *whole])])
     head = ["run", "training: seconds", "CPU seconds", "GPU seconds", "all steps: seconds",
             "CPU seconds", "GPU seconds"]  # fmt: skip
-    return markdown_table(head, rows)
+    told = "".join(
+        f"\n\n{run.known.name} went on from step {run.began:,} of another training: what that took "
+        "is not counted here."
+        for run in runs
+        if run.began
+    )
+    return markdown_table(head, rows) + told
 
 
 def _seconds(value: float | None) -> str:
@@ -207,7 +213,7 @@ def _curves(figure: Figure, runs: Sequence[Run]) -> None:
     training, validation = LOSSES
     titles = {
         validation: "validation loss",
-        training: "training loss (dropout and auxiliary targets count)",
+        training: "training loss (as it trains: with dropout, auxiliary targets)",
     }
     for place, (name, title) in enumerate(titles.items(), start=1):
         axes: Axes = figure.add_subplot(1, 2, place)

@@ -20,7 +20,7 @@ from serving import certificate, ledger
 from serving.certificate import Certificate
 from tasks.ledger import own_trust
 from tasks.registry import SUBJECT, VERSION
-from tasks.tracking import COST, EXECUTION, LOSSES, client
+from tasks.tracking import BEGAN, COST, EXECUTION, LOSSES, client
 
 MOST = 12  # curves and rows that a person still tells apart
 TOLD = 20  # known runs that an error names
@@ -48,7 +48,8 @@ class Run:
     """A training run and all that is recorded of it.
 
     ``params`` are texts, as MLflow holds them; ``curve`` has the losses [epochs] by name and
-    ``cost`` what the training took, by the names of ``COST``: older runs lack it. ``folder`` and
+    ``cost`` what the training took, by the names of ``COST``: older runs lack it; ``began``: the
+    step of another training that it went on from, whose cost is not in it. ``folder`` and
     ``certificate`` are None where no model of it was certified, or it was cleaned away.
     """
 
@@ -56,6 +57,7 @@ class Run:
     params: dict[str, str]
     curve: dict[str, list[float]]
     cost: dict[str, float]
+    began: int
     folder: Path | None
     certificate: Certificate | None
 
@@ -169,6 +171,7 @@ def _read(mlflow: Any, home: Home, one: Known) -> Run:
             for name, told in histories.items()  # a record that was killed and made again has both
         },
         cost={name: float(data.metrics[name]) for name in COST if name in data.metrics},
+        began=int(data.metrics.get(BEGAN, 0)),
         folder=folder if held else None,
         certificate=certificate.read(folder, own_trust(home)) if held else None,
     )

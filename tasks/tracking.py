@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.home import Home, tracking_uri
 from feature_repo.tables import Table
+from tasks.steps import NO_COST
 from tasks.types import Folder, Metrics, TrainingConfig
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ TRAINED = "airworthy.trained"  # the tag that holds the digest of the weights' f
 EXECUTION = "airworthy.execution."  # and the id: a tag for each execution that the training served
 LOSSES = ("training_loss", "validation_loss")  # metrics by epoch
 COST = ("training_seconds", "training_cpu_seconds", "training_gpu_seconds")  # of all ranks together
+BEGAN = "training_began"  # the step of another training's checkpoint that this one began with
 
 
 def client(home: Home) -> Any:
@@ -116,3 +118,5 @@ def _rows(seen: Seen) -> Iterator[tuple[str, float, int]]:
         yield f"phase_seconds_{phase}", seconds, 0
     for name, value in zip(COST, astuple(seen.cost), strict=True):
         yield name, value, 0
+    if seen.began and seen.before == NO_COST:  # of its own checkpoints the cost would be known
+        yield BEGAN, seen.began, 0

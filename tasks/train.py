@@ -137,7 +137,7 @@ def _train(
             s.say(
                 f"{fitted.training_rows:,} training and {fitted.validation_rows:,} validation "
                 f"rows, ranks: {rank.world}, best epoch {fitted.best_epoch}, "
-                f"weights {trained.digest[:12]}, checkpoint {fitted.checkpoint or 'none'}"
+                f"trained {trained.digest[:12]}, checkpoint {fitted.checkpoint or 'none'}"
             )
     return Trained(trained, fitted.checkpoint, metrics_of(seen), s.record)
 

@@ -152,6 +152,10 @@ class TrainingConfig(DataClassJSONMixin):
     def __pre_deserialize__(cls, d: dict[Any, Any]) -> dict[Any, Any]:
         """Raises TrainingError: a field is unknown, which the launcher alone would drop, or has a
         value that is not one of its type, which it would cast."""
+        if not isinstance(d, Mapping):
+            raise TrainingError(
+                f"the config is {d!r}, but must be a JSON object: fields of TrainingConfig by name"
+            )
         known = [field.name for field in fields(cls)]
         unknown = ", ".join(repr(name) for name in d if name not in known)
         if unknown:

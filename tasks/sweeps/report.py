@@ -59,7 +59,7 @@ def content(sweep: Sweep, study: Study) -> str:
     if unjudged:
         titles["importance"] += f"; not judged, as they all had one value: {', '.join(unjudged)}"
     pictures = {
-        "history": _picture(_history, trials),
+        "history": _picture(draw_history, trials),
         "importance": _picture(_importance, importance) if importance else b"",
         "parallel": _parallel(sweep, trials),
     }
@@ -126,20 +126,33 @@ def _picture(draw: Any, told: Any) -> bytes:
     return png(figure)
 
 
-def _history(axes: Axes, trials: list[FrozenTrial]) -> None:
+def draw_history(axes: Axes, trials: list[FrozenTrial]) -> None:
+    """Each trial's loss, a pruned one that lies far above the complete ones at the upper edge."""
+    from matplotlib.ticker import MaxNLocator
+
     pruned, complete = (
         [(t.number, t.value) for t in trials if t.state == state and t.value is not None]
         for state in (TrialState.PRUNED, TrialState.COMPLETE)
     )
-    for told, colour, label in ((pruned, GREY, "pruned"), (complete, BLUE, "complete")):
-        axes.plot([n for n, _ in told], [v for _, v in told], ".", color=colour, label=label)
     values = [value for _, value in complete]
-    so_far = [min(values[: n + 1]) for n in range(len(values))]
-    axes.step([n for n, _ in complete], so_far, where="post", color=BLUE, lw=1)
+    top = math.inf
     if values:  # a trial that was pruned as it diverged must not flatten the others
         low = min(values)
         spread = (max(values) - low) or abs(low) / 20 or 1.0
-        axes.set_ylim(low - 0.1 * spread, low + 1.5 * spread)
+        top = low + 1.5 * spread
+        axes.set_ylim(low - 0.1 * spread, top)
+    within, above = ([(n, v) for n, v in pruned if (v > top) == over] for over in (False, True))
+    for told, mark, colour, label in (
+        ([(n, top) for n, _ in above], "^", GREY, "pruned, above what is drawn"),
+        (within, ".", GREY, "pruned"),
+        (complete, ".", BLUE, "complete"),
+    ):
+        if told:
+            x, y = zip(*told, strict=True)
+            axes.plot(x, y, mark, color=colour, label=label, clip_on=False)
+    so_far = [min(values[: n + 1]) for n in range(len(values))]
+    axes.step([n for n, _ in complete], so_far, where="post", color=BLUE, lw=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="trial", ylabel="validation loss")
     axes.legend(frameon=False, fontsize=8)
 

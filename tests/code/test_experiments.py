@@ -82,7 +82,8 @@ def trained(home: Home, name: str, slope: float, rows: pa.Table) -> Judged:
     made = judged(home, slope, table=table)
     config = replace(TrainingConfig(), width=int(slope * 100) + 1)
     cost = Cost(seconds=2.0, cpu_seconds=3.5, gpu_seconds=0.0)
-    seen = Seen(curve=CURVE, points=[], phases={}, cost=cost)
+    began = 12 if name == "later" else 0
+    seen = Seen(curve=CURVE, points=[], phases={}, cost=cost, began=began)
     log_training(home, "toy", made.trained, table, config, metrics_of(seen))
     register_version(home, "toy", directory_of(home, made), made.trained, f"local-{name}")
     return made
@@ -180,6 +181,7 @@ def test_only_what_differs_is_told_and_only_what_is_significant_is_called_so(
     page = str(figures["page"])
     assert f"{told.version('alike')} against 1.0.0: auc" in page
     assert "not significant at 95 %" in page
+    assert "went on from step" not in page
     pictures = pictures_of_deck("Comparison")
     assert len(pictures) == 3
     assert all(picture.startswith(b"\x89PNG") and len(picture) > 5000 for picture in pictures)
@@ -199,7 +201,8 @@ def test_a_pair_s_differences_are_those_of_the_certified_figures(
 def test_rows_that_only_one_was_judged_on_are_left_out(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that learned from the first half of the other's test part is compared on the second."""
+    """A run that learned from the first half of the other's test part is compared on the second;
+    that it went on from another one's checkpoint, its cost says."""
     figures = compared(told, [told.version("first"), told.version("later")], monkeypatch)
     (pair,) = figures["pairs"]
     first, later = (pc.sum(pc.equal(t["split"], "test")).as_py()
@@ -207,6 +210,8 @@ def test_rows_that_only_one_was_judged_on_are_left_out(
     assert pair["rows"] == later < first
     assert f"the test rows that both have, of {first:,} and {later:,}" in pair["note"]
     assert "These are of different training sets" in str(figures["page"])
+    told_of_cost = f"{told.version('later')} went on from step 12 of another training"
+    assert told_of_cost in str(figures["page"])
 
 
 def test_a_run_without_a_model_has_its_curve_and_no_pair(

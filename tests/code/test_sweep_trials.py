@@ -6,14 +6,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial, TrialState, create_trial
 from sweep_helpers import CONFIG, check_exact, place, silent, study_of, sweep_over, taken, trials_of
 
 from feature_repo.errors import TrainingError
 from feature_repo.home import Home
 from feature_repo.tables import Table, read_table, write_table
+from tasks.pictures import new_figure
 from tasks.sweep import conclude_sweep
 from tasks.sweeps import report
 from tasks.sweeps.declared import Budget
@@ -59,6 +61,25 @@ def test_a_network_that_no_memory_holds_is_given_up(home: Home, small_weather: T
     assert {t.params["width"] for t in trials if t.state == TrialState.COMPLETE} == {16, 32}
     assert [t.state for t in trials].count(TrialState.FAIL) == MOST_TRIES
     assert progress(trials) == (2, 1)
+
+
+def test_trials_far_above_the_others_are_marked_at_the_edge() -> None:
+    """They must not flatten the others, nor be left out without a word."""
+    trials = [
+        create_trial(state=state, value=value)
+        for state, value in (
+            (TrialState.COMPLETE, 0.40), (TrialState.PRUNED, 9.0), (TrialState.COMPLETE, 0.38),
+            (TrialState.PRUNED, 0.41),
+        )
+    ]  # fmt: skip
+    axes = new_figure(4, 3).add_subplot()
+    report.draw_history(axes, trials)
+    drawn = {
+        str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.get_lines()
+    }
+    assert drawn["pruned"] == [0.41]
+    assert drawn["complete"] == [0.40, 0.38]
+    assert drawn["pruned, above what is drawn"] == [axes.get_ylim()[1]] != [9.0]
 
 
 def test_a_sweep_in_which_all_diverge_says_why(home: Home, small_weather: Table) -> None:

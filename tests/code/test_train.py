@@ -262,6 +262,12 @@ def test_a_key_that_no_config_has_is_refused(
         assert part in str(caught.value)
 
 
+def test_what_is_no_object_is_called_so() -> None:
+    """Its elements are no misspelt fields."""
+    with pytest.raises(TrainingError, match=r"the config is \[1\], but must be a JSON object"):
+        launched([1])  # type: ignore[arg-type]  # as '--config [1]' has it
+
+
 @pytest.mark.parametrize("arrived", [launched, sent])
 def test_another_model_has_defaults_of_its_own(
     arrived: Callable[[dict[str, object]], object],
