@@ -23,6 +23,17 @@ class Output(NamedTuple):
     data: Sequence[Any]
 
 
+def output_types(task: str, *, stored: bool = True) -> dict[str, str]:
+    """Datatypes of a V2 answer's tensors by name; ``stored``: to a question by entity, whose
+    features come from the store."""
+    told = {"prediction_id": "BYTES"}
+    if stored:
+        told |= {"prediction_time": "BYTES", "stale": "BOOL"}
+    if task == "binary":
+        return {"probability": "FP64", **told, "decision": "BOOL"}
+    return {"value": "FP64", **told}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
     """What is recorded of n answers, and what only their caller is told.

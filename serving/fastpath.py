@@ -13,8 +13,10 @@ from typing import Any
 import orjson
 
 from feature_repo.errors import RequestError
+from serving.answers import output_types
 from serving.bodies import too_large
 from serving.gateway import Gateway
+from serving.instances import TIME
 from serving.openapi import document
 from serving.requests import MAX_BODY
 from serving.responses import Response
@@ -104,7 +106,7 @@ def metadata(gateway: Gateway, name: str, version: str = "") -> dict[str, Any]:
         "name": name,
         "versions": gateway.models.versions(name),
         "platform": "onnxruntime",
-        "inputs": tensors({f.name: _FIELD_TYPES[f.dtype] for f in case.fields} | _TIME),
+        "inputs": tensors({f.name: _FIELD_TYPES[f.dtype] for f in case.fields} | {TIME: "BYTES"}),
         "outputs": tensors(output_types(case.task)),
         "parameters": {
             "certificate": service.certificate.id,
@@ -112,17 +114,6 @@ def metadata(gateway: Gateway, name: str, version: str = "") -> dict[str, Any]:
             "categorical": list(inputs.categorical),
         },
     }
-
-
-_TIME = {"prediction_time": "BYTES"}
-
-
-def output_types(task: str) -> dict[str, str]:
-    """What a V2 answer holds."""
-    told = {"prediction_id": "BYTES", **_TIME, "stale": "BOOL"}
-    if task == "binary":
-        return {"probability": "FP64", **told, "decision": "BOOL"}
-    return {"value": "FP64", **told}
 
 
 def tensors(types: dict[str, str]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from kserve import InferOutput, InferResponse
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from feature_repo.errors import RequestError, StateError
-from serving.requests import question_of
+from serving.requests import check_outputs, question_of
 from serving.tensors import read_grpc
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # kserve ships no typ
         """Which service answered, what, and what becomes of its record."""
         given = read_grpc(request.inputs, request.raw_input_contents)
         question = question_of(given, service.form, service.inputs, service.now())
+        if request.outputs:
+            check_outputs((output.name for output in request.outputs), service.form, question)
         service.metrics.phases["parse"].add(perf_counter() - began)
         enrolment = self.gateway.enrolment
         units: Sequence[str] = ()

@@ -35,6 +35,7 @@ class InstanceForm:
 
     def __init__(self, use_case: UseCase) -> None:
         self.names = frozenset(field.name for field in use_case.fields)
+        self.task = use_case.task
         self._checks = [(field.name, _check(field)) for field in use_case.fields]
         self._known = {TIME, *self.names}
         self._rules = use_case.rules
@@ -107,7 +108,7 @@ def _check(field: RequestField) -> Callable[[Any], Any]:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise _Bad(f"must be a string, not {_kind(value)}")
+        raise _Bad(f"must be a string, not {kind_of(value)}")
     if len(value) > MAX_STRING or "\0" in value:
         raise _Bad(f"at most {MAX_STRING} characters, none of them the null character")
     return value
@@ -115,7 +116,7 @@ def _string(value: Any) -> str:
 
 def _number(value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Bad(f"must be a number, not {_kind(value)}")
+        raise _Bad(f"must be a number, not {kind_of(value)}")
     if not math.isfinite(value if abs(value) < _LARGEST else math.inf):
         raise _Bad("must be a finite number")
     if not low <= value <= high:
@@ -125,7 +126,7 @@ def _number(value: Any, low: float, high: float) -> float:
 
 def _instant(value: Any) -> datetime:
     if not isinstance(value, str):
-        raise _Bad(f"must be an ISO 8601 instant, not {_kind(value)}")
+        raise _Bad(f"must be an ISO 8601 instant, not {kind_of(value)}")
     try:
         instant = datetime.fromisoformat(value)
     except ValueError as exc:
@@ -137,7 +138,8 @@ def _instant(value: Any) -> datetime:
     return instant if instant.tzinfo is timezone.utc else instant.astimezone(timezone.utc)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number"}
     names |= {str: "a string", list: "a list", dict: "an object"}
     return names[type(value)]

@@ -12,7 +12,8 @@ from kserve.model_repository import ModelRepository
 from kserve.model_server import app, args
 from kserve.protocol.grpc import server as grpc_server
 
-from serving.fastpath import FastPath, output_types, tensors
+from serving.answers import output_types
+from serving.fastpath import FastPath, tensors
 from serving.grpc_face import servicer
 from serving.protocol import bound
 from serving.requests import MAX_BODY

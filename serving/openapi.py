@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from serving.answers import output_types
 from serving.instances import MAX_STRING, TIME
 from serving.requests import MAX_BATCH
 from serving.tensors import NUMBERS
@@ -18,8 +19,9 @@ Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string", "maxLength": MAX_STRING, "pattern": "^[^\\x00]*$"}
 _INSTANT: Schema = {"type": "string", "format": "date-time"}
 _REFUSALS = {
-    "400": "no JSON, no gzip, no instances", "401": "no token", "404": "no such model or version",
-    "405": "another method", "408": "the body did not come", "409": "before the store's tick",
+    "400": "no JSON, no gzip, no instances, no such output", "401": "no token",
+    "404": "no such model or version", "405": "another method", "408": "the body did not come",
+    "409": "before the store's tick",
     "413": "too large a body or batch", "415": "another content type or encoding",
     "421": "of another arm of an experiment", "422": "a field is wrong, and named",
     "429": "the caller has its share", "503": "full, stale or without its store: ask again",
@@ -36,7 +38,7 @@ def document(gateway: Gateway) -> Schema:
     for name in gateway.models.names:
         service = gateway.models.get(name)
         paths[f"/v1/models/{name}:predict"] = _post(_v1(service), ["predictions", "version"])
-        paths[f"/v2/models/{name}/infer"] = _post(_v2(), ["outputs", "model_version", "id"])
+        paths[f"/v2/models/{name}/infer"] = _post(_v2(service), ["outputs", "model_version", "id"])
         paths[f"/v2/models/{name}"] = _get({"type": "object", "required": ["inputs", "outputs"]})
         paths[f"/v2/models/{name}/ready"] = _get({"type": "object", "required": ["ready"]})
     return {
@@ -57,13 +59,14 @@ def _v1(service: Service) -> Schema:
     return _object({"instances": {"anyOf": batches}}, ["instances"])
 
 
-def _v2() -> Schema:
+def _v2(service: Service) -> Schema:
     shape = _list({"type": "integer", "minimum": 0}, 1, 2)
     tensor = {
         "name": {"type": "string"}, "shape": shape, "data": {"type": "array"},
         "datatype": {"enum": ["BYTES", "BOOL", *NUMBERS]}, "parameters": {"type": "object"},
     }  # fmt: skip
-    asked = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+    names = {"name": {"enum": list(output_types(service.use_case.task))}}
+    asked = {"type": "object", "required": ["name"], "properties": names}
     inputs = {"type": "object", "required": ["name", "shape", "datatype"], "properties": tensor}
     text: Schema = {"type": "string"}
     told: Schema = {"id": text, "model_name": text, "model_version": text}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from feature_repo.errors import RequestError
+from serving.answers import output_types
 from serving.instances import Instance, InstanceForm
 from serving.tensors import Tensor, read_tensors, wants_binary
 from serving.vectors import NUMERIC, Vectors, vectors_of, vectors_of_tensors
@@ -69,7 +70,8 @@ def parse_v2(
     are JSON, where binary data follow. Strings and instants are BYTES, numbers any number type.
 
     Raises:
-        RequestError: 400 the body's form, 413 too many instances, 422 a tensor or a field.
+        RequestError: 400 the body's form or an output that there is not, 413 too many instances,
+            422 a tensor or a field.
     """
     view = None if header is None else memoryview(body)
     if header is not None and not 0 <= header <= len(body):
@@ -85,7 +87,26 @@ def parse_v2(
     question = question_of(tensors, form, inputs, now)
     if fault is not None:
         raise fault
-    return Inference(id=said or "", question=question, binary=wants_binary(document))
+    binary = wants_binary(document)
+    if outputs := document.get("outputs"):
+        check_outputs([output["name"] for output in outputs], form, question)
+    return Inference(id=said or "", question=question, binary=binary)
+
+
+def check_outputs(names: Iterable[str], form: InstanceForm, question: Question) -> None:
+    """Refuse a V2 request that names an output which its answer has not.
+
+    Raises:
+        RequestError: 400 names the first one.
+    """
+    known = output_types(form.task, stored=not isinstance(question, Vectors))
+    for position, name in enumerate(names):
+        if name not in known:
+            raise RequestError(
+                400, f"outputs[{position}].name",
+                f"the outputs are {', '.join(known)}: name some of them, or leave 'outputs' out; "
+                f"there is no {name!r}",
+            )  # fmt: skip
 
 
 def question_of(

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.errors import RequestError
+from serving.instances import kind_of
 
 if TYPE_CHECKING:
     from feature_repo.inputs import Array
 
 _LENGTH = struct.Struct("<I")
-_NUMBER_TYPES = {int, float, type(None)}
 NUMBERS = {
     "FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "INT16": "<i2",
     "INT8": "<i1", "UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "<u1",
@@ -28,6 +28,12 @@ NUMBERS = {
 
 
 _DATATYPES = ["BYTES", "BOOL", *NUMBERS]
+# What JSON gives by datatype; null is a missing number, or a key that is not known.
+_HELD: dict[str, tuple[str, frozenset[type]]] = {
+    "BYTES": ("strings", frozenset({str, type(None)})),
+    "BOOL": ("booleans", frozenset({bool, type(None)})),
+    **dict.fromkeys(NUMBERS, ("numbers", frozenset({int, float, type(None)}))),
+}
 _CONTENTS = {
     "BOOL": "bool_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -51,13 +57,15 @@ class Tensor:
         """float64 [rows, columns]; null is NaN.
 
         Raises:
-            RequestError: 422 a value is no number.
+            RequestError: 422 the datatype is none of numbers, or a number is too large.
         """
+        # numpy would take a boolean for a number, and a text such as "1.5" too
+        if self.datatype not in NUMBERS:
+            raise RequestError(
+                422, self.name, f"holds numbers: send a datatype such as FP64, not {self.datatype}"
+            )
         data = self.data
         if not isinstance(data, np.ndarray):
-            # numpy would take a boolean for a number, and a text such as "1.5" too
-            if not set(map(type, data)) <= _NUMBER_TYPES:
-                raise RequestError(422, self.name, "holds what is neither a number nor null")
             try:
                 data = np.array(data, dtype=np.float64)
             except OverflowError as exc:
@@ -109,6 +117,8 @@ def _tensor(where: str, given: Any, binary: memoryview | None, start: int) -> tu
     data: Any
     if size is None:
         data = _flat(name, given.get("data"), columns)
+        if not _HELD[datatype][1].issuperset(map(type, data)):
+            raise _of_another_type(name, datatype, data)
     else:
         data = _binary(name, datatype, rows * columns, size, binary, start)
         start += size
@@ -138,6 +148,16 @@ def _flat(name: str, data: Any, columns: int) -> list[Any]:
             raise RequestError(422, name, f"a row of the data has not {columns} values")
         return list(chain.from_iterable(data))
     return data
+
+
+def _of_another_type(name: str, datatype: str, data: list[Any]) -> RequestError:
+    """Names the first value that is none of the datatype's."""
+    held, types = _HELD[datatype]
+    place = next(i for i, value in enumerate(data) if type(value) not in types)
+    return RequestError(
+        422, f"{name}.data[{place}]",
+        f"is {kind_of(data[place])}, but {datatype} holds {held}; mend the value or the datatype",
+    )  # fmt: skip
 
 
 def _binary(
@@ -219,16 +239,16 @@ def pack(datatype: str, data: Sequence[Any]) -> bytes:
 
 
 def wants_binary(document: Mapping[str, Any]) -> set[str] | bool:
-    """Which outputs a request wants as binary data: all, none, or those named.
+    """Which outputs a request wants as binary data: all, none, or those named. ``outputs`` is a
+    list of objects with a name afterwards, if it is there at all.
 
     Raises:
         RequestError: 422 ``parameters`` or ``outputs`` are of another type.
     """
-    if _parameters(document, "parameters").get("binary_data_output") is True:
-        return True
+    everything = _parameters(document, "parameters").get("binary_data_output") is True
     outputs = document.get("outputs")
     if outputs is None:
-        return False
+        return everything
     if not isinstance(outputs, list):
         raise RequestError(422, "outputs", 'send a list of {"name": …}')
     wanted = set()
@@ -238,7 +258,7 @@ def wants_binary(document: Mapping[str, Any]) -> set[str] | bool:
             raise RequestError(422, where, 'an output is {"name": …}')
         if _parameters(output, f"{where}.parameters").get("binary_data") is True:
             wanted.add(output["name"])
-    return wanted or False
+    return everything or wanted or False
 
 
 def _parameters(holder: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -75,13 +75,16 @@ TENSORS = {
     "V2: ragged data": v2(
         [{**UA, "shape": [2, 2], "data": [["UA"], ["UA", "B6", "AA"]]}], 422, "carrier"
     ),
-    "V2: deep data": v2(tensors(carrier={"data": [[["UA"]]]}), 422, "instances[0].carrier"),
-    "V2: vector of texts": v2(vectors(["1.5"] * WIDTH), 422, "numeric"),
-    "V2: vector of booleans": v2(vectors([True] * WIDTH), 422, "numeric"),
-    "V2: vector of objects": v2(vectors([{}] * WIDTH), 422, "numeric"),
+    "V2: deep data": v2(tensors(carrier={"data": [[["UA"]]]}), 422, "carrier.data[0]"),
+    "V2: vector of texts": v2(vectors(["1.5"] * WIDTH), 422, "numeric.data[0]"),
+    "V2: vector of booleans": v2(vectors([1.5, True] * (WIDTH // 2)), 422, "numeric.data[1]"),
+    "V2: vector of objects": v2(vectors([{}] * WIDTH), 422, "numeric.data[0]"),
+    "V2: vector of texts that says so": v2(
+        [{**vectors(["1.5"] * WIDTH)[0], "datatype": "BYTES"}, vectors([])[1]], 422, "numeric"
+    ),
     "V2: vector of a huge number": v2(vectors([10**400] * WIDTH), 422, "numeric"),
     "V2: vector of numbers for words": v2(
-        vectors([1.0] * WIDTH, [1] * 5), 422, "categorical[0].carrier"
+        vectors([1.0] * WIDTH, [1] * 5), 422, "categorical.data[0]"
     ),
     "V2: wrong shape": v2(tensors(carrier={"shape": [3]}), 422, "carrier"),
     "V2: negative shape": v2(tensors(carrier={"shape": [-1]}), 422, "carrier"),
@@ -99,8 +102,17 @@ TENSORS = {
     "V2: a field missing": v2([UA], 422, "instances[0].origin"),
     "V2: a field unknown": v2([*tensors(), {**UA, "name": "delay"}], 422, "instances[0].delay"),
     "V2: wide field": v2(tensors(carrier={"shape": [1, 2], "data": ["UA", "B6"]}), 422, "carrier"),
-    "V2: text for a number": v2(tensors(distance={"data": ["far"]}), 422, "instances[0].distance"),
-    "V2: number for a text": v2(tensors(dest={"data": [5]}), 422, "instances[0].dest"),
+    "V2: text for a number": v2(tensors(distance={"data": ["far"]}), 422, "distance.data[0]"),
+    "V2: number for a text": v2(tensors(dest={"data": [5]}), 422, "dest.data[0]"),
+    "V2: text that says it is a number": v2(
+        tensors(dest={"datatype": "FP64"}), 422, "dest.data[0]"
+    ),
+    "V2: number that says it is a text": v2(
+        tensors(distance={"datatype": "BYTES"}), 422, "distance.data[0]"
+    ),
+    "V2: number tensor for a text": v2(
+        tensors(dest={"datatype": "FP64", "data": [5]}), 422, "instances[0].dest"
+    ),
     "V2: too many": v2([{**UA, "shape": [1025], "data": ["UA"] * 1025}], 413, "instances"),
     "V2: id a number": v2(tensors(), 422, "id", id=7),
     "V2: unknown top field": v2(tensors(), 422, "extra", extra=7),
@@ -109,6 +121,16 @@ TENSORS = {
     "V2: output a text": v2(tensors(), 422, "outputs[0]", outputs=["probability"]),
     "V2: output's parameters a text": v2(
         tensors(), 422, "outputs[0].parameters", outputs=[{"name": "decision", "parameters": "b"}]
+    ),
+    "V2: unknown output": v2(
+        tensors(), 400, "outputs[1].name", outputs=[{"name": "decision"}, {"name": "nope"}]
+    ),
+    "V2: unknown output, all binary": v2(
+        tensors(), 400, "outputs[0].name", outputs=[{"name": "value"}],
+        parameters={"binary_data_output": True},
+    ),
+    "V2: an output that a vector's answer has not": v2(
+        vectors([0.5] * WIDTH), 400, "outputs[0].name", outputs=[{"name": "stale"}]
     ),
     "V2: vector too narrow": v2(
         [{"name": "numeric", "datatype": "FP64", "shape": [1, 1], "data": [1.0]},

@@ -69,6 +69,14 @@ def changed(message: Message, **fields: Any) -> Message:
     return message
 
 
+def asking(*outputs: str) -> Message:
+    """A question by entity that names its outputs."""
+    message = entity()
+    for name in outputs:
+        message.outputs.add(name=name)
+    return message
+
+
 LONE = [tensor("carrier", "BYTES", [1], bytes_contents=[b"UA"])]
 BOTH = vector([FINE, TEXTS])
 BOTH.inputs[0].contents.fp64_contents.append(1.0)
@@ -124,6 +132,7 @@ BAD: dict[str, tuple[Message, str, str]] = {
         entity(dest=tensor("dest", "BYTES", [2], bytes_contents=[b"SFO"] * 2)),
         "INVALID_ARGUMENT", "inputs",
     ),
+    "unknown output": (asking("decision", "nope"), "INVALID_ARGUMENT", "'nope'"),
     "raw: too few": (vector([FINE]), "INVALID_ARGUMENT", "raw_input_contents"),
     "raw: contents too": (BOTH, "INVALID_ARGUMENT", "numeric"),
     "raw: cut": (vector([FINE[:-1], TEXTS]), "INVALID_ARGUMENT", "numeric"),
