@@ -5,10 +5,10 @@ from datetime import timedelta
 from flytekit import FlyteContextManager, task
 
 from feature_repo.errors import TrainingError
-from tasks.promotion import AT_ONCE, IN_STEPS
 from tasks.resources import NODES, SMALL
 
 LAUNCHERS = ("one-process", "two-ranks", "nodes")
+AT_ONCE, IN_STEPS = "at-once", "in-steps"
 
 
 @task(requests=SMALL, retries=1, timeout=timedelta(minutes=5))
@@ -18,16 +18,9 @@ def check_launch(launcher: str, promotion: str, checkpoint_steps: int) -> bool:
     Raises:
         TrainingError: an input is none of those that there are; names it and the way out.
     """
-    for name, value, known in (
-        ("launcher", launcher, LAUNCHERS),
-        ("promotion", promotion, (AT_ONCE, IN_STEPS)),
-    ):
-        if value not in known:
-            raise TrainingError(f"{name} is {value!r}, but must be one of {', '.join(known)}")
-    if checkpoint_steps < 0:
-        raise TrainingError(
-            f"checkpoint_steps is {checkpoint_steps}, but must be 0 (none) or more; mend it"
-        )
+    _check_among("launcher", launcher, LAUNCHERS)
+    check_promotion(promotion)
+    check_checkpoint_steps(checkpoint_steps)
     state = FlyteContextManager.current_context().execution_state
     if launcher == "nodes" and NODES > 1 and state is not None and state.is_local_execution():
         raise TrainingError(
@@ -35,3 +28,27 @@ def check_launch(launcher: str, promotion: str, checkpoint_steps: int) -> bool:
             "two-ranks here"
         )
     return True
+
+
+def check_promotion(promotion: str) -> None:
+    """The rule for ``promotion``, for whoever is started by itself too.
+
+    Raises:
+        TrainingError: it is neither ``at-once`` nor ``in-steps``.
+    """
+    _check_among("promotion", promotion, (AT_ONCE, IN_STEPS))
+
+
+def check_checkpoint_steps(steps: int) -> None:
+    """The rule for ``checkpoint_steps``, for whoever is started by itself too.
+
+    Raises:
+        TrainingError: they are negative.
+    """
+    if steps < 0:
+        raise TrainingError(f"checkpoint_steps is {steps}, but must be 0 (none) or more; mend it")
+
+
+def _check_among(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise TrainingError(f"{name} is {value!r}, but must be one of {', '.join(known)}")

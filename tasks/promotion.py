@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import task
 
-from feature_repo.errors import CertificateError, DeclarationError, PromotionError
+from feature_repo.errors import CertificateError, PromotionError
 from feature_repo.home import Home
 from serving import certificate, ledger
 from serving.releases import write_current
 from tasks import rollout_store
+from tasks.launch import AT_ONCE, IN_STEPS, check_promotion
 from tasks.ledger import append, own_trust
 from tasks.registry import (
     CHAMPION,
@@ -32,8 +33,6 @@ from tasks.types import State, Step
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-
-AT_ONCE, IN_STEPS = "at-once", "in-steps"
 
 
 class Promoted(NamedTuple):
@@ -77,10 +76,9 @@ def promote_released(
     ``in-steps``: every one is, while there is a champion, since it meets the traffic first.
 
     Raises:
-        DeclarationError: ``promotion`` is neither ``at-once`` nor ``in-steps``.
+        TrainingError: ``promotion`` is neither ``at-once`` nor ``in-steps``.
     """
-    if promotion not in (AT_ONCE, IN_STEPS):
-        raise DeclarationError(f"promotion {promotion!r}: it is {AT_ONCE} or {IN_STEPS}")
+    check_promotion(promotion)
     with step("promote") as log:
         home = state.home()
         with home.lock("mlflow"):

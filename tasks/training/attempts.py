@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 from filelock import FileLock, Timeout
 
-from feature_repo.errors import CheckpointError, TrainingError
+from feature_repo.errors import CheckpointError
 from feature_repo.home import Home, checkpoint_storage
+from tasks.launch import check_checkpoint_steps
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.ranks import Rank, from_first
 
@@ -76,8 +77,7 @@ def open_attempt(
         CheckpointError: the storage cannot be read.
         TrainingError: ``every`` is negative.
     """
-    if every < 0:
-        raise TrainingError(f"checkpoint_steps is {every}, but must be 0 (none) or more; mend it")
+    check_checkpoint_steps(every)
     # Outside of the home its locks do not count: another home is another training there.
     made_by = (
         {} if checkpoint_storage(home) == str(home.root / "checkpoints") else {"home": home.id}

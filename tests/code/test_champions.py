@@ -12,7 +12,7 @@ from judging_helpers import fresh_home, judged, state_of, state_release
 from registry_helpers import aliases, directory_of, promotions, put_in, revoke, versions
 from toy import toy_registered
 
-from feature_repo.errors import CertificateError, PromotionError
+from feature_repo.errors import CertificateError, PromotionError, TrainingError
 from feature_repo.home import Home
 from serving import certificate, dsse
 from serving.releases import read_current
@@ -143,4 +143,8 @@ def test_a_challenger_leaves_the_champion_and_the_first_model_becomes_it(tmp_pat
         )
     assert not made.champion
     assert "toy 1.1.0 is a challenger" in made.step.message
+    with pytest.raises(TrainingError, match="promotion is 'never', but must be one of at-once"):
+        promote_released(
+            state=state, use_case="toy", version="1.1.0", passed=True, promotion="never"
+        )
     assert promotions(home) == ["1.0.0"]
