@@ -24,6 +24,7 @@ from feature_repo.home import Home, write_atomically
 from feature_repo.services import record
 from feature_repo.tables import Table, table_files
 from feature_repo.update import rebuilt, update_views
+from feature_repo.wording import counted
 from feature_repo.zones import Zone, Zones
 
 # What computes views, byte for byte; the cache of the steps that do names it too.
@@ -78,9 +79,9 @@ class Version:
         """What it holds and what it cost, in words."""
         rows = sum(view.rows for view in self.built.views)
         return (
-            f"{rows:,} rows up to {self.until:%Y-%m-%d %H:%M}Z: version {self.number}, "
-            f"{self.added:,} rows added, {self.corrected:,} corrected"
-            + (f", {self.rebuilt} views computed from the start" if self.rebuilt else "")
+            f"{counted(rows, 'row')} up to {self.until:%Y-%m-%d %H:%M}Z: version {self.number}, "
+            f"{counted(self.added, 'row')} added, {self.corrected:,} corrected"
+            + (f", {counted(self.rebuilt, 'view')} computed from the start" if self.rebuilt else "")
             + (f"; {self.unkeyed}" if self.unkeyed else "")
         )
 
@@ -258,8 +259,8 @@ def report(home: Home, use_case: UseCase) -> str:
             f"{version.corrected:>9,}  {size / 1e6:>7,.1f}"
         )
     return "\n".join([
-        f"{use_case.service}: {len(kept)} versions, {sum(added) / 1e6:,.1f} MB, kept for "
-        f"{use_case.retention / timedelta(days=1):g} days", *lines,
+        f"{use_case.service}: {counted(len(kept), 'version')}, {sum(added) / 1e6:,.1f} MB, "
+        f"kept for {use_case.retention / timedelta(days=1):g} days", *lines,
     ])  # fmt: skip
 
 

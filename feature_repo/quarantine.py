@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import SourceError
+from feature_repo.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +173,7 @@ def refuse_too_many(bad: pd.DataFrame, rows: int, limit: float, file: str) -> No
         f"file {file}: {count:,} of {rows:,} rows ({count / rows:.1%}) break its contract, more "
         f"than the limit of {limit:.1%}; "
         + "; ".join(
-            f"column {rule[0]!r}, rule {rule[1]}: {number:,} rows"
+            f"column {rule[0]!r}, rule {rule[1]}: {counted(number, 'row')}"
             for rule, number in zip(rules.index[:3].tolist(), rules.tolist(), strict=False)
         )
         + f"; for example {examples(bad)}; mend the file, or raise quarantine_limit in the "

@@ -11,6 +11,7 @@ from feature_repo.errors import AirworthyError
 from feature_repo.fallback import fallback_reasons, request_only
 from feature_repo.inputs import input_columns
 from feature_repo.tables import Table
+from feature_repo.wording import counted
 from tasks.figures import SLICE_ROWS, left_out
 from tasks.page import markdown_table
 from tasks.types import Verdict
@@ -99,7 +100,7 @@ def _data(facts: CardFacts) -> str:
         return f"{told}\n\nNo row was quarantined."
     checks = [[c["table"], c["column"], c["check"], f"{c['rows']:,}"] for c in bad["checks"]]
     return (
-        f"{told}\n\nQuarantined: {bad['rows']:,} rows.\n\n"
+        f"{told}\n\nQuarantined: {counted(bad['rows'], 'row')}.\n\n"
         f"{markdown_table(('table', 'column', 'check', 'rows'), checks)}"
     )
 

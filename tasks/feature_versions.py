@@ -18,6 +18,7 @@ from feature_repo.services import older_services, service_named
 from feature_repo.stream import forget_messages
 from feature_repo.tables import Table
 from feature_repo.ticks import aware
+from feature_repo.wording import counted
 from serving import ledger
 from serving.artifact import LINEAGE
 from tasks.housekeeping import accounted_digests
@@ -56,7 +57,8 @@ def forget_versions(use_case: str) -> str:
         for case in _services(home, declared):
             old = offline.prune(home, case, now, trained_on)
             numbers = ", ".join(str(version.number) for version in old)
-            s.say(f"{case.service}: {len(old)} versions forgotten{': ' * bool(old)}{numbers}")
+            gone = f"{counted(len(old), 'version')} forgotten"
+            s.say(f"{case.service}: {gone}{': ' * bool(old)}{numbers}")
             forgotten += len(old)
         if idle:
             s.say(f"no model needs {', '.join(idle)}: workflows/features.py remove frees all of it")
@@ -65,8 +67,9 @@ def forget_versions(use_case: str) -> str:
         heads = [head for case in living if (head := offline.head(home, case))]
         folded = min((head.offset for head in heads), default=0)
         messages = forget_messages(home, declared, now, folded)
-        s.say(f"{messages:,} messages forgotten")
-    return f"{forgotten} versions and {messages:,} messages of {use_case} forgotten"
+        s.say(f"{counted(messages, 'message')} forgotten")
+    gone = f"{counted(forgotten, 'version')} and {counted(messages, 'message')}"
+    return f"{gone} of {use_case} forgotten"
 
 
 def _services(home: Home, use_case: UseCase) -> list[UseCase]:

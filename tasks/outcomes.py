@@ -14,6 +14,7 @@ from feature_repo import offline
 from feature_repo.home import Home, open_home, write_atomically
 from feature_repo.registry import get_use_case
 from feature_repo.ticks import aware
+from feature_repo.wording import counted
 from serving.outcomes import Outcomes, pairs, read_outcomes
 from serving.sealing import DAMAGED, seal_ended
 from serving.segments import folder_of
@@ -88,7 +89,7 @@ def describe(outcomes: Outcomes) -> str:
         for m in document(outcomes)["models"]
     ]
     return (
-        f"{outcomes.answers:,} answers, {outcomes.joined:,} with their label, "
+        f"{counted(outcomes.answers, 'answer')}, {outcomes.joined:,} with their label, "
         f"{outcomes.waiting:,} waiting for it, {outcomes.unnamed:,} that do not say what they are "
         f"about, {outcomes.doubled:,} asked again" + "".join(f"; {model}" for model in models)
     )

@@ -30,6 +30,7 @@ from feature_repo.online_rows import rows_of
 from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, receive
 from feature_repo.tables import Table, named, read_table, write_raw
+from feature_repo.wording import counted
 from tasks.parity import changed_entities, compare_served
 
 if TYPE_CHECKING:
@@ -168,8 +169,8 @@ def _hour(
         mismatches=len(differences), cpu_seconds=cpu, seconds=wall,
     )  # fmt: skip
     say(
-        f"{clock:%Y-%m-%d %H:%M}Z: {hour.messages} messages, {hour.refused} set aside, "
-        f"{hour.added:,} rows added, {hour.corrected:,} corrected, {hour.values:,} values "
+        f"{clock:%Y-%m-%d %H:%M}Z: {counted(hour.messages, 'message')}, {hour.refused} set aside, "
+        f"{counted(hour.added, 'row')} added, {hour.corrected:,} corrected, {hour.values:,} values "
         f"compared, {hour.mismatches} mismatches, {hour.cpu_seconds:.1f} s CPU"
     )
     if differences:

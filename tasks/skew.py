@@ -14,6 +14,7 @@ from feature_repo import offline
 from feature_repo.home import Home, open_home, write_atomically
 from feature_repo.registry import get_use_case
 from feature_repo.ticks import aware
+from feature_repo.wording import counted
 from serving.skew import SkewReport, measure
 from serving.telemetry import write_skew
 from tasks.data_pictures import shares
@@ -67,10 +68,11 @@ def describe(report: SkewReport) -> str:
     """The skew in one line; the worst features and their answers by name."""
     values = sum(skew.compared for skew in report.features)
     differ = sum(skew.differing for skew in report.features)
-    text = f"{report.answers:,} answers, {values:,} values, {differ:,} differ ({report.share:.4%})"
+    text = f"{counted(report.answers, 'answer')}, {counted(values, 'value')}, "
+    text += f"{differ:,} differ ({report.share:.4%})"
     worst = sorted((f for f in report.features if f.differing), key=lambda f: -f.differing)[:3]
     named = [f"{f.name} {f.differing:,} (for example prediction {f.examples[0]})" for f in worst]
-    left = f"; {report.left_out:,} answers cannot be compared" if report.left_out else ""
+    left = f"; {counted(report.left_out, 'answer')} cannot be compared" if report.left_out else ""
     return text + (f": {', '.join(named)}" if named else "") + left
 
 

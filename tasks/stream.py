@@ -11,6 +11,7 @@ from feature_repo.registry import get_use_case
 from feature_repo.stream import advance, retry
 from feature_repo.tables import Table
 from feature_repo.ticks import aware
+from feature_repo.wording import counted
 from tasks.materialise import filled_from
 from tasks.parity import changed_entities, check_parity
 from tasks.replay import Plan, Replayed, replay
@@ -37,7 +38,7 @@ def advance_features(state: State, use_case: str, as_of: datetime) -> Step:
             built = made.version.built
             was = before.built.states if before else built.states
             changed = changed_entities(service, was, built.states)
-            s.say(f"{service.service}: {made.messages:,} messages, {made.version.summary}")
+            s.say(f"{service.service}: {counted(made.messages, 'message')}, {made.version.summary}")
             for reason in made.refused:
                 s.say(f"{service.service}: a message is set aside: {reason}")
             s.say(check_parity(home, service, built.views, changed).describe())
@@ -58,10 +59,10 @@ def retry_messages(use_case: str) -> str:
         for service in (declared, *living_services(home, declared)):
             retried = retry(home, service, now)
             total += len(retried)
-            s.say(f"{service.service}: {len(retried)} messages for the next step")
+            s.say(f"{service.service}: {counted(len(retried), 'message')} for the next step")
             for line in retried:
                 s.say(line)
-    return f"{total} messages of {use_case} wait for the next step"
+    return f"{counted(total, 'message')} of {use_case} for the next step"
 
 
 @task(requests=DATA, retries=2, timeout=timedelta(hours=6))
@@ -82,7 +83,8 @@ def replay_flights(
     with step("replay") as s:
         done = replay(state.home(), tables, plan, s.say)
         s.say(
-            f"{done.hours} hours, {done.messages:,} messages, {done.added:,} rows added, "
+            f"{counted(done.hours, 'hour')}, {counted(done.messages, 'message')}, "
+            f"{counted(done.added, 'row')} added, "
             f"{done.corrected:,} corrected; {done.values:,} online values compared, "
             f"{done.mismatches} mismatches; a step costs {done.median_cpu_seconds} s CPU; "
             f"{done.report}"

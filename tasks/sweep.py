@@ -8,6 +8,7 @@ from flytekit import Deck, dynamic, map_task, task
 
 from feature_repo.errors import TrainingError
 from feature_repo.tables import Table
+from feature_repo.wording import counted
 from tasks.resources import SMALL, TRAINING, WAITING_THREADS
 from tasks.steps import step
 from tasks.sweeps import declared
@@ -96,7 +97,10 @@ def search_here(state: State, sweep: Sweep, workers: int) -> int:
         with home.lock(f"sweep-{sweep.name}"):
             study = open_study(store, sweep)
         before = len(study.get_trials(deepcopy=False, states=FINISHED))
-        log.say(f"{sweep.name}: {before} of {sweep.trials} trials ended before, {workers} workers")
+        log.say(
+            f"{sweep.name}: {before} of {sweep.trials} trials ended before, "
+            f"{counted(workers, 'worker')}"
+        )
         run_workers(path, workers, log.say, lambda: progress(tracker.try_to(study, log.say)))
         return len(study.get_trials(deepcopy=False, states=FINISHED))
 

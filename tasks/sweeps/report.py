@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from feature_repo.wording import counted
 from tasks.page import from_markdown, markdown_table
 from tasks.pictures import BLUE, GREY, inline_png, new_figure, png
 from tasks.sweeps import study as studies
@@ -44,8 +45,8 @@ def summary(sweep: Sweep, trials: list[FrozenTrial]) -> str:
         wait += f"; the budget is spent, {sweep.trials} trials were asked for"
     found = f"best validation loss {best.value:.5f} of trial {best.number}" if best else "no best"
     return (
-        f"{complete + pruned} trials, {pruned} of them pruned: {found}; "
-        f"{studies.epochs(trials):,} epochs, {spent.seconds:,.0f} s of training, "
+        f"{counted(complete + pruned, 'trial')}, {pruned} of them pruned: {found}; "
+        f"{counted(studies.epochs(trials), 'epoch')}, {spent.seconds:,.0f} s of training, "
         f"{spent.cpu:,.0f} CPU s, {spent.gpu:,.0f} GPU s{cost}; {len(lost)} were lost or failed, "
         f"{begun} of them begun again{wait}"
     )

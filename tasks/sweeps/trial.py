@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from feature_repo.errors import DivergedError
 from feature_repo.home import Home, write_atomically
 from feature_repo.registry import get_use_case
+from feature_repo.wording import counted
 from tasks.fit import fit
 from tasks.sweeps import study as studies
 from tasks.sweeps.declared import Spent, Sweep
@@ -149,8 +150,8 @@ def train(home: Home, study: Study, trial: Trial, sweep: Sweep) -> Outcome:
         return Outcome(False, f"trial {trial.number} failed: {exc!r}", failed=True)
     ended = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(state, "cut off")
     said = (
-        f"trial {trial.number} {ended} after {len(reporter.curve)} epochs: validation loss "
-        f"{reporter.best:.5f}{f' ({why})' if why else ''}"
+        f"trial {trial.number} {ended} after {counted(len(reporter.curve), 'epoch')}: "
+        f"validation loss {reporter.best:.5f}{f' ({why})' if why else ''}"
     )
     return Outcome(state in studies.FINISHED, said)
 

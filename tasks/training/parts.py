@@ -11,6 +11,7 @@ import torch
 from feature_repo.errors import TrainingError
 from feature_repo.inputs import Array, input_columns, model_inputs
 from feature_repo.tables import Table, read_table
+from feature_repo.wording import counted
 from serving.preprocess import Preprocessor
 from tasks.rows import arrays_of, labelled
 from tasks.training.ranks import device
@@ -58,8 +59,9 @@ def auxiliary_of(use_case: UseCase, rows: pa.Table) -> Array | None:
     lacking = np.flatnonzero(~np.isfinite(measure))
     if len(lacking):
         raise TrainingError(
-            f"{use_case.name}: {len(lacking):,} labelled rows have no {column!r}, for example "
-            f"{rows['request_id'][lacking[0]]}: requests_sql must yield it where it yields a label"
+            f"{use_case.name}: {counted(len(lacking), 'labelled row')} without {column!r}, for "
+            f"example {rows['request_id'][lacking[0]]}: requests_sql must yield it where it yields "
+            "a label"
         )
     label = rows["label"].to_numpy() > 0
     if label.any() and not label.all() and measure[label].min() <= measure[~label].max():
@@ -123,7 +125,7 @@ def _check_rows(use_case: UseCase, split: str, rows: pa.Table, inputs: dict[str,
     for name, where in wrong.items():
         if where.any():
             raise TrainingError(
-                f"{use_case.name}: {where.sum():,} rows of split {split!r} have a {name!r} that is "
-                f"not finite, for example {rows['request_id'][int(where.argmax())]}: have the SQL, "
-                "or the derived input's function, yield NULL for what was not measured"
+                f"{use_case.name}: {name!r} is not finite in {counted(int(where.sum()), 'row')} of "
+                f"split {split!r}, for example {rows['request_id'][int(where.argmax())]}: have the "
+                "SQL, or the derived input's function, yield NULL for what was not measured"
             )

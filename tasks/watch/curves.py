@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from feature_repo.wording import counted
 from tasks.pictures import BLUE, GREY, inline_png, new_figure, png
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ def page(seen: Seen) -> str:
     """A Deck of the training as HTML."""
     rows = max((point.rows_per_second for point in seen.points), default=0.0)
     told = (
-        f"{len(seen.curve)} epochs; {seen.cost.seconds:,.1f} s, {seen.cost.cpu_seconds:,.1f} CPU "
-        f"seconds and {seen.cost.gpu_seconds:,.1f} GPU seconds, of all ranks together"
+        f"{counted(len(seen.curve), 'epoch')}; {seen.cost.seconds:,.1f} s, "
+        f"{seen.cost.cpu_seconds:,.1f} CPU seconds and {seen.cost.gpu_seconds:,.1f} GPU "
+        "seconds, of all ranks together"
     )
     if seen.points:
         told += f"; {rows:,.0f} rows a second at the most"

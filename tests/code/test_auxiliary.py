@@ -70,7 +70,7 @@ def test_a_label_without_its_measure_is_refused(rows: pa.Table, tmp_path: Path) 
     minutes[first] = np.nan
     at = rows.schema.get_field_index("minutes")
     spoilt = rows.set_column(at, "minutes", pa.array(minutes, from_pandas=True))
-    with pytest.raises(TrainingError, match=f"1 labelled rows have no 'minutes', .* r{first}: req"):
+    with pytest.raises(TrainingError, match=f"1 labelled row without 'minutes', .* r{first}: req"):
         learned(MEASURED, spoilt, tmp_path)
     label = rows.schema.get_field_index("label")
     labels = rows["label"].to_pylist()

@@ -105,6 +105,7 @@ def test_what_no_model_needs_goes(
     assert capsys.readouterr() == ("", "")
     forgotten = forget_versions(use_case="weather")
     said = capsys.readouterr().err
+    assert f"{newer.service}: 1 version, " in listed
     for told in (listed, said):
         assert f"{newer.service}: " in told
         assert f"no model needs {newer.service}: workflows/features.py remove frees" in told

@@ -100,7 +100,7 @@ def test_a_spent_budget_ends_the_sweep_within_an_epoch(home: Home, small_weather
     sweep = sweep_over(small_weather, 3, budget=budget)
     said: list[str] = []
     assert work(home, sweep, said.append) == 0
-    assert "cut off after 1 epochs" in said[0]
+    assert "cut off after 1 epoch:" in said[0]
     assert "budget is spent" in said[0]
     assert work(home, sweep, silent) == 0
     (cut,) = trials_of(home, sweep)

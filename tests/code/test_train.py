@@ -144,7 +144,7 @@ def test_an_infinite_value_is_named(weather: UseCase, table: Table, split: str, 
     spoilt = rows.set_column(at, what, pa.array(values, from_pandas=True))
     home = Home(root=Path(table.uri).parent.parent)
     key = re.escape(rows["request_id"][place].as_py())
-    said = f"1 rows of split '{split}' have a '{what}' that is not finite, for example {key}"
+    said = f"'{what}' is not finite in 1 row of split '{split}', for example {key}"
     with pytest.raises(TrainingError, match=said):
         fit(weather, write_table(home, "training_set", spoilt), CONFIG, silent)
 
