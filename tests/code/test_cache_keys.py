@@ -20,6 +20,7 @@ FREE = {
     "words, places, names of files, how a task is run": (
         "feature_repo.errors",
         "feature_repo.home",
+        "feature_repo.wording",
         "serving.artifact",
         "tasks.cache",
         "tasks.folders",
