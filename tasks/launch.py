@@ -6,6 +6,7 @@ from flytekit import FlyteContextManager, task
 
 from feature_repo.errors import TrainingError
 from tasks.resources import NODES, SMALL
+from tasks.types import check_checkpoint_steps
 
 LAUNCHERS = ("one-process", "two-ranks", "nodes")
 AT_ONCE, IN_STEPS = "at-once", "in-steps"
@@ -37,16 +38,6 @@ def check_promotion(promotion: str) -> None:
         TrainingError: it is neither ``at-once`` nor ``in-steps``.
     """
     _check_among("promotion", promotion, (AT_ONCE, IN_STEPS))
-
-
-def check_checkpoint_steps(steps: int) -> None:
-    """The rule for ``checkpoint_steps``, for whoever is started by itself too.
-
-    Raises:
-        TrainingError: they are negative.
-    """
-    if steps < 0:
-        raise TrainingError(f"checkpoint_steps is {steps}, but must be 0 (none) or more; mend it")
 
 
 def _check_among(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -183,6 +183,16 @@ def _check_bounds(values: Mapping[str, Any]) -> None:
             raise TrainingError(f"the config's {name} is {value!r}, but must be {rule}; mend it")
 
 
+def check_checkpoint_steps(steps: int) -> None:
+    """The rule for ``checkpoint_steps``, for whoever is started by itself too.
+
+    Raises:
+        TrainingError: they are negative.
+    """
+    if steps < 0:
+        raise TrainingError(f"checkpoint_steps is {steps}, but must be 0 (none) or more; mend it")
+
+
 @dataclass(frozen=True)
 class SplitRows:
     """Rows of a training set by part; ``unused`` have no label, or lie between the parts."""

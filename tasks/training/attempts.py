@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 
 from feature_repo.errors import CheckpointError
 from feature_repo.home import Home, checkpoint_storage
-from tasks.launch import check_checkpoint_steps
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.ranks import Rank, from_first
+from tasks.types import check_checkpoint_steps
 
 if TYPE_CHECKING:
     from tasks.types import TrainingConfig
